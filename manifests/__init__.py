@@ -1,0 +1,1 @@
+"""The parquet tables of a curated folder: one schema, atomic writing, reading and accounting."""

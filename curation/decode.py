@@ -1,0 +1,177 @@
+"""Bytes of one image → upright RGB pixels, or an exception that says why not.
+
+A JPEG is decoded at a reduced scale (libjpeg's n/8) when it is larger than the networks look at. A picture whose
+data breaks off or is corrupt is refused: decoders that fill the rest with grey are told not to.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+try:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+except ImportError:  # HEIC is then refused with UnsupportedFormat
+    pass
+
+WORK_SIDE = 1024
+"""The working picture's longer side is brought to between this and twice this, never enlarged."""
+MAX_PIXELS = 200_000_000
+ORIENTATION_TAG = 0x0112
+BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
+
+
+class EmptyFile(ValueError):
+    """The file has no bytes."""
+
+
+class UnsupportedFormat(ValueError):
+    """The bytes are no image that the installed decoders know."""
+
+
+class TooManyPixels(ValueError):
+    """The header announces more pixels than are decoded; a bomb, or a picture to be shrunk first."""
+
+
+class DamagedImage(ValueError):
+    """The pixel data breaks off or is corrupt."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes say: format, stored size in pixels, EXIF orientation 1..8 and Pillow's colour mode."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    mode: str
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) in pixels after the EXIF rotation."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image. `rgb` is uint8 (h, w, 3), upright, at working size; `width`, `height` are the full size."""
+
+    rgb: np.ndarray
+    width: int
+    height: int
+    header: Header
+
+    @property
+    def scale(self) -> float:
+        """Full-size pixels per working pixel."""
+        return self.width / self.rgb.shape[1]
+
+
+def decode(data: bytes, work_side: int | None = WORK_SIDE) -> Picture:
+    """Decode to working size, or to full size with `work_side=None`. Raises one of the errors above."""
+    header, image = open_image(data)
+    if image.format == "JPEG" and image.mode in {"RGB", "L"}:
+        rgb = _decode_jpeg(data, header, work_side)
+    else:
+        rgb = _to_rgb(_load(image))
+    width, height = header.upright_size
+    rgb = _upright(rgb, header.orientation)
+    return Picture(_shrink(rgb, work_side), width, height, header)
+
+
+def open_image(data: bytes) -> tuple[Header, Image.Image]:
+    """Read the header alone."""
+    if not data:
+        raise EmptyFile("the file has 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning; MAX_PIXELS below decides
+            image = Image.open(io.BytesIO(data))
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except UnidentifiedImageError:
+        raise UnsupportedFormat(f"starts with {data[:8]!r}, which no installed image decoder knows") from None
+    except Image.DecompressionBombError:
+        raise TooManyPixels(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {MAX_PIXELS} are decoded") from None
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
+        raise DamagedImage(f"the header cannot be read: {error}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise TooManyPixels(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
+    upright = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    name = "JPEG" if image.format == "MPO" else image.format or "?"
+    return Header(name, image.width, image.height, upright, image.mode), image
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
+    """RGB uint8 (h, w, 3) → JPEG bytes, 4:4:4, the same bytes on every machine with the same libjpeg."""
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="444")
+
+
+def _decode_jpeg(data: bytes, header: Header, work_side: int | None) -> np.ndarray:
+    sides: dict[str, Any] = {}
+    if work_side and max(header.width, header.height) > work_side:
+        side = "min_width" if header.width >= header.height else "min_height"
+        sides = {side: work_side, "min_factor": 1}
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **sides)
+    except ValueError as error:
+        if not any(benign in str(error) for benign in BENIGN_WARNINGS):
+            raise DamagedImage(str(error)) from None
+    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=False, **sides)
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        raise DamagedImage(str(error)) from None
+    return image
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow mode → RGB uint8; transparency over white, 16 bits to 8 by their upper half."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        grey = np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UnsupportedFormat("floating-point pixels have no stated white; save the picture with 8 or 16 bits")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation == 1:
+        return rgb
+    method = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }[orientation]
+    return np.asarray(Image.fromarray(rgb).transpose(method))
+
+
+def _shrink(rgb: np.ndarray, work_side: int | None) -> np.ndarray:
+    """Other formats than JPEG arrive at full size: bring them to the working size too."""
+    height, width = rgb.shape[:2]
+    if not work_side or max(height, width) < 2 * work_side:
+        return rgb
+    ratio = work_side / max(height, width)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)

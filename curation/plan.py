@@ -1,0 +1,89 @@
+"""List a source once and freeze the list: every later stage works from `plan.parquet`, never from the folder."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.errors import UsageError
+from curation.sources import Entry, list_source
+from manifests.schema import PLAN, extra_fields
+from manifests.store import Store
+
+PLAN_FILE = "plan.parquet"
+CHUNK = 50_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frozen list of inputs: how many, cut into how many units, and its hash."""
+
+    inputs: int
+    units: int
+    hash: str
+    extras: tuple[pa.Field, ...]
+
+
+def unit_size(inputs: int) -> int:
+    """Inputs per unit of work: small runs still give every worker something, large ones commit by the thousand."""
+    return min(1000, max(16, ceil(inputs / 64)))
+
+
+def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:
+    """List `source` and write the plan; also returns what was passed over, by suffix.
+
+    Raises UsageError where the source is missing or holds no image.
+    """
+    listing = list_source(source, exclude=Path(store.path) if store.is_local else None)
+    schema = pa.schema([*PLAN, *listing.extras])
+    tables, rows = [], []
+    for entry in listing.entries:
+        rows.append(_row(entry))
+        if len(rows) == CHUNK:
+            tables.append(pa.Table.from_pylist(rows, schema))
+            rows.clear()
+    tables.append(pa.Table.from_pylist(rows, schema))
+    table = pa.concat_tables(tables)
+    if not table.num_rows:
+        others = ", ".join(f"{n} {kind}" for kind, n in listing.passed_over.most_common(5))
+        raise UsageError(f"no image is at {source!r}{f' (only {others})' if others else ''}; give photos to curate")
+    size = unit_size(table.num_rows)
+    units = pa.array([row // size for row in range(table.num_rows)], pa.int32())
+    table = table.set_column(table.schema.get_field_index("unit"), schema.field("unit"), units)
+    store.write_table(PLAN_FILE, table, row_group_size=size)
+    return read_plan(store), listing.passed_over
+
+
+def read_plan(store: Store) -> Plan:
+    """The plan of a folder; UsageError where there is none."""
+    if not store.exists(PLAN_FILE):
+        raise UsageError(f"{store.root} holds no {PLAN_FILE}; start with `sapiens-curate run SOURCE {store.root}`")
+    with store.open(PLAN_FILE) as file:
+        metadata = pq.ParquetFile(file)
+        extras = tuple(extra_fields(metadata.schema_arrow))
+        rows, groups = metadata.metadata.num_rows, metadata.metadata.num_row_groups
+    return Plan(rows, groups, store.sha256(PLAN_FILE)[:16], extras)
+
+
+def read_unit(store: Store, unit: int) -> pa.Table:
+    """The plan's rows of one unit, in order: one row group."""
+    with store.open(PLAN_FILE) as file:
+        return pq.ParquetFile(file).read_row_group(unit)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "uri": entry.uri,
+        "member": entry.member,
+        "member_offset": entry.member_offset,
+        "bytes": entry.bytes,
+        "version": entry.version,
+        "caption": entry.caption,
+        "plan_error": entry.error,
+        "unit": 0,
+        **entry.extra,
+    }

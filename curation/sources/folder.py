@@ -1,0 +1,89 @@
+"""List the images below a folder, local or remote."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, suffix
+from curation.sources.read import local_uri
+from curation.sources.tar import list_tar
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+
+def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
+    """Every image and tar below `folder`, sorted by path; other files are counted in `passed_over` by suffix.
+
+    Hidden files and folders and the folder `exclude` (the output) are left out. A file with a foreign suffix
+    counts as an image when its first bytes say so.
+    """
+
+    def unreadable(error: OSError) -> None:
+        broken.append(Entry(local_uri(str(error.filename)), error=describe(error)))
+
+    broken: list[Entry] = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(d for d in folders if not d.startswith(".") and Path(parent, d) != exclude)
+        names = set(files)
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if name.startswith("."):
+                passed_over["hidden"] += 1
+            elif suffix(name) == ".tar":
+                yield from list_tar(local_uri(path), passed_over)
+            elif _is_image(path):
+                stem = name[: -len(suffix(name))] if suffix(name) else name
+                caption = os.path.join(parent, f"{stem}.txt") if f"{stem}.txt" in names else None
+                yield list_file(path, caption)
+            else:
+                passed_over[suffix(name) or "no suffix"] += 1
+        yield from broken
+        broken.clear()
+
+
+def list_file(path: str, caption: str | None = None) -> Entry:
+    """One local file with its size, time and the caption beside it."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        return Entry(local_uri(path), error=describe(error))
+    return Entry(
+        local_uri(path), bytes=stat.st_size, version=str(stat.st_mtime_ns), caption=_text(caption) if caption else ""
+    )
+
+
+def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
+    """The same for a folder on any fsspec file system that can list."""
+    fs, root = fsspec.core.url_to_fs(url)
+    for path, info in sorted(fs.find(root, detail=True).items()):
+        full = fs.unstrip_protocol(path)
+        if suffix(path) == ".tar":
+            yield from list_tar(full, passed_over)
+        elif suffix(path) in IMAGE_SUFFIXES:
+            yield Entry(full, bytes=info.get("size") or -1, version=str(info.get("ETag") or info.get("mtime") or ""))
+        else:
+            passed_over[suffix(path) or "no suffix"] += 1
+
+
+def _is_image(path: str) -> bool:
+    kind = suffix(path)
+    if kind in IMAGE_SUFFIXES:
+        return True
+    if kind in {".txt", ".json", ".csv", ".parquet", ".xml", ".py", ".md"}:
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    return head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp" and (
+        head[8:12] in {b"heic", b"avif", b"mif1"}
+    )
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(CAPTION_LIMIT).strip()

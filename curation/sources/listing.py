@@ -1,0 +1,72 @@
+"""Turn the one SOURCE a user gives into entries."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+from braceexpand import braceexpand
+
+from curation.errors import UsageError
+from curation.sources.entry import IMAGE_SUFFIXES, Entry, suffix
+from curation.sources.folder import list_file, list_folder, list_remote_folder
+from curation.sources.table import TABLE_SUFFIXES, list_table, read_columns
+from curation.sources.tar import list_tar
+
+ALLOWED = "a folder, a glob, tars, a .csv .tsv .parquet .jsonl or .txt table, or a URL of one of these"
+
+
+@dataclass
+class Listing:
+    """The inputs of a source in order, the columns it brings along, and what was not an image at all."""
+
+    entries: Iterator[Entry]
+    extras: list[pa.Field] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def list_source(source: str, exclude: Path | None = None) -> Listing:
+    """List SOURCE lazily; `exclude` is the output folder, which may lie inside it.
+
+    Raises UsageError where there is nothing of that name.
+    """
+    if suffix(source) in TABLE_SUFFIXES and not glob.has_magic(source):
+        table = read_columns(source)
+        extras = [field for field in table.schema if field.name not in {"uri", "caption"}]
+        return Listing(list_table(source, table), extras)
+    passed_over: Counter[str] = Counter()
+    paths = [path for pattern in braceexpand(source) for path in _matches(pattern)]
+    if not paths:
+        raise UsageError(f"nothing is at {source!r}; give {ALLOWED}")
+    return Listing(_entries(paths, exclude, passed_over), passed_over=passed_over)
+
+
+def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
+    for path in paths:
+        remote = "://" in path
+        if suffix(path) == ".tar":
+            yield from list_tar(path, passed_over)
+        elif suffix(path) in {".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst"}:
+            yield Entry(path, error="CompressedArchive: its members cannot be read by offset; unpack it first")
+        elif remote:
+            yield from [Entry(path)] if suffix(path) in IMAGE_SUFFIXES else list_remote_folder(path, passed_over)
+        elif os.path.isdir(path):
+            yield from list_folder(path, exclude, passed_over)
+        else:
+            yield list_file(path)
+
+
+def _matches(pattern: str) -> list[str]:
+    """Existing paths that a pattern names, sorted; a name with glob letters that exists is that name."""
+    if "://" in pattern:
+        if not glob.has_magic(pattern):
+            return [pattern]
+        fs, path = fsspec.core.url_to_fs(pattern)
+        return [fs.unstrip_protocol(found) for found in sorted(fs.glob(path))]
+    if os.path.exists(pattern):
+        return [os.path.abspath(pattern)]
+    return sorted(os.path.abspath(path) for path in glob.glob(os.path.expanduser(pattern), recursive=True))

@@ -1,0 +1,39 @@
+"""Read the bytes of one image, from a file, a tar member or a URL."""
+
+import os
+from urllib.parse import unquote_to_bytes
+
+import fsspec
+
+
+def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
+    """Bytes `offset` to `offset + size` of a local path or fsspec URL; all of it with size -1.
+
+    Raises whatever the file system raises; EOFError where fewer bytes are there than asked for.
+    """
+    with open_uri(uri) as file:
+        if offset:
+            file.seek(offset)
+        data = file.read(size) if size >= 0 else file.read()
+    if size >= 0 and len(data) != size:
+        raise EOFError(f"{uri}: {size} bytes wanted at {offset}, {len(data)} there")
+    return data
+
+
+def open_uri(uri: str):  # noqa: ANN201 - a binary file of whichever file system
+    """Open a path or URL for reading; `file://` URLs may hold percent-encoded bytes that are not UTF-8."""
+    if uri.startswith("file://"):
+        return open(unquote_to_bytes(uri.removeprefix("file://")), "rb")
+    if "://" not in uri:
+        return open(uri, "rb")
+    return fsspec.open(uri, "rb").open()
+
+
+def local_uri(path: str) -> str:
+    """A local path as text that parquet can hold: itself, or percent-encoded `file://` where it is not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        quoted = "".join(chr(b) if 32 <= b < 127 and b != 37 else f"%{b:02X}" for b in os.fsencode(path))
+        return f"file://{quoted}"
+    return path

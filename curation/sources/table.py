@@ -1,0 +1,80 @@
+"""List the images named by a table: .csv .tsv .parquet .jsonl .txt of paths or URLs."""
+
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from curation.errors import UsageError
+from curation.sources.entry import Entry, suffix
+from curation.sources.read import local_uri, open_uri
+from manifests.schema import PLAN, manifest_schema
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl", ".txt"})
+PATH_COLUMNS = ("path", "file_path", "filepath", "image_path", "file", "filename", "file_name", "image", "url", "uri", "jpg")
+CAPTION_COLUMNS = ("caption", "text", "alt", "description")
+
+
+def read_columns(uri: str) -> pa.Table:
+    """The table with a `uri` column, perhaps `caption`, and the extra columns under names that are free.
+
+    An extra column whose name the manifest uses itself is called `source_<name>`.
+    """
+    table = _read(uri)
+    names = {name.lower(): name for name in reversed(table.column_names)}
+    path = next((names[name] for name in PATH_COLUMNS if name in names), None)
+    if path is None:
+        raise UsageError(
+            f"{uri} has no column of paths: it has {', '.join(table.column_names) or 'none'}; "
+            f"name the column of paths or URLs one of {', '.join(PATH_COLUMNS)}"
+        )
+    caption = next((names[name] for name in CAPTION_COLUMNS if name in names and names[name] != path), None)
+    taken = {*PLAN.names, *manifest_schema([]).names}
+    columns = {"uri": table[path].cast(pa.string())}
+    if caption is not None:
+        columns["caption"] = table[caption].cast(pa.string())
+    for name in table.column_names:
+        if name not in {path, caption}:
+            column = table[name]
+            typed = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+            columns[f"source_{name}" if name in taken else name] = typed
+    return pa.table(columns)
+
+
+def list_table(uri: str, table: pa.Table) -> Iterator[Entry]:
+    """One entry per row of `read_columns(uri)`; a relative path is looked up beside the table."""
+    base = uri.rsplit("/", 1)[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+    extras = [name for name in table.column_names if name not in {"uri", "caption"}]
+    for batch in table.to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            extra = {name: row[name] for name in extras}
+            path = (row["uri"] or "").strip()
+            caption = (row.get("caption") or "").strip()
+            if not path:
+                yield Entry("", caption=caption, error="EmptyPath: the table names no file in this row", extra=extra)
+            elif "://" in path or os.path.isabs(path):
+                yield Entry(path, caption=caption, extra=extra)
+            else:
+                yield Entry(local_uri(f"{base}/{path}"), caption=caption, extra=extra)
+
+
+def _read(uri: str) -> pa.Table:
+    kind = suffix(uri)
+    try:
+        with open_uri(uri) as file:
+            if kind == ".parquet":
+                return pyarrow.parquet.read_table(file)
+            if kind == ".jsonl":
+                return pyarrow.json.read_json(file)
+            if kind == ".txt":
+                lines = file.read().decode("utf-8", "replace").splitlines()
+                return pa.table({"path": pa.array([line for line in lines if line.strip()], pa.string())})
+            parse = pyarrow.csv.ParseOptions(delimiter="\t" if kind == ".tsv" else ",", newlines_in_values=True)
+            return pyarrow.csv.read_csv(file, parse_options=parse)
+    except FileNotFoundError:
+        raise UsageError(f"{uri} is not there; give a table that exists") from None
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{uri} cannot be read as {kind[1:]}: {error}; mend the file or save it as parquet") from None

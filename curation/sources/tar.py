@@ -1,0 +1,78 @@
+"""List the images of a WebDataset or img2dataset tar without unpacking it."""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, suffix
+from curation.sources.read import open_uri
+
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
+
+
+def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
+    """Image members in tar order, with the caption from `.txt` or `.json` of the same sample.
+
+    Members are only ever read by offset, so their names (`../x`, absolute, twice the same) cannot do harm.
+    A tar that breaks off yields its whole members and one entry that says so.
+    """
+    images: list[Entry] = []
+    captions: dict[str, str] = {}
+    error = ""
+    try:
+        with open_uri(uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            end = file.seek(0, 2)
+            for member in tar:
+                if not member.isfile():
+                    continue
+                kind, sample = suffix(member.name), _sample(member.name)
+                if member.offset_data + member.size > end:
+                    raise tarfile.ReadError(f"breaks off inside {member.name!r}")
+                if kind in IMAGE_SUFFIXES:
+                    name = member.name.encode("utf-8", "backslashreplace").decode()
+                    images.append(Entry(uri, name, member.offset_data, member.size, str(int(member.mtime))))
+                elif kind in {".txt", ".json"}:
+                    text = _caption(tar, member, kind)
+                    if text:
+                        captions[sample] = text
+                else:
+                    passed_over[kind or "no suffix"] += 1
+            if not _ends_well(file, end):
+                raise tarfile.ReadError("breaks off without an end marker")
+    except (tarfile.TarError, OSError, EOFError) as broken:
+        error = describe(broken)
+    photos = {_sample(image.member) for image in images if suffix(image.member) in JPEG_SUFFIXES}
+    for image in images:
+        sample, kind = _sample(image.member), suffix(image.member)
+        if sample in photos and kind not in JPEG_SUFFIXES:
+            passed_over[f"{kind} beside a JPEG"] += 1  # a mask or depth map of the same sample
+        else:
+            yield replace(image, caption=captions.get(sample, ""))
+    if error:
+        yield Entry(uri, error=f"{error} (its {len(images)} whole images before that are listed)")
+
+
+def _sample(name: str) -> str:
+    """WebDataset's sample key: the path up to the first dot of its base name."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.split('.', 1)[0]}"
+
+
+def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
+    reader = tar.extractfile(member)
+    text = reader.read(CAPTION_LIMIT).decode("utf-8", "replace") if reader else ""
+    if kind == ".txt":
+        return text.strip()
+    try:
+        value = json.loads(text).get("caption")
+    except (ValueError, AttributeError):
+        return ""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _ends_well(file, end: int) -> bool:  # noqa: ANN001
+    """A whole tar ends in zero blocks; a download that broke off between two members does not."""
+    file.seek(max(0, end - 512))
+    return end >= 512 and not any(file.read(512))
