@@ -1,0 +1,147 @@
+"""Local copies of remote files, in a folder of bounded size that all processes of one machine share."""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec
+
+from manifests.store import Store
+
+ATTEMPTS = 5
+
+
+class ShardError(Exception):
+    """Shards that cannot be used as they are; the text says which, why and what to do."""
+
+
+def cache_home() -> Path:
+    """Where indexes and remote shards are kept: $SAPIENS_CACHE, or ~/.cache/sapiens."""
+    return Path(os.environ.get("SAPIENS_CACHE") or Path.home() / ".cache" / "sapiens")
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a url on this machine's disk; None for a remote one."""
+    if url.startswith("file://"):
+        return Path(url.removeprefix("file://"))
+    return None if "://" in url or "::" in url else Path(url)
+
+
+class ShardCache:
+    """Copies of remote files, the least recently used ones deleted beyond `limit` bytes.
+
+    A file is downloaded by one process at a time and appears whole. Deleting a copy that a reader holds open does not disturb it; its
+    space is freed when the reader closes it.
+    """
+
+    def __init__(self, folder: Path | None = None, limit: int = 200 * 10**9) -> None:
+        self.folder = folder or cache_home() / "shards"
+        self.limit = limit
+
+    def fetch(self, url: str, size: int | None = None, stamp: str = "") -> Path:
+        """A local path with the url's content, downloaded now if need be. size: bytes it must have, where known."""
+        if path := local_path(url):
+            return path
+        name = sha256(f"{url}\n{stamp}".encode()).hexdigest()[:24] + "-" + url.rsplit("/", 1)[-1]
+        path = self.folder / name
+        if not _touch(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_name(f".{name}.lock")):
+                if not _touch(path):  # another process may have brought it meanwhile
+                    self._download(url, name, size)
+            self._evict(keep=path)
+        return path
+
+    def _download(self, url: str, name: str, size: int | None) -> None:
+        def check(path: Path) -> None:
+            if size is not None and path.stat().st_size != size:
+                raise OSError(f"{path.stat().st_size} bytes came instead of {size}")
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                fs, remote = _filesystem(url)
+                Store(self.folder).write(name, lambda path: fs.get_file(remote, str(path)), check)
+                return
+            except FileNotFoundError as error:
+                raise ShardError(
+                    f"{url} does not exist; check the address, or copy the shard there"
+                ) from error
+            except Exception as error:  # clients of object stores raise what they like
+                if attempt == ATTEMPTS:
+                    raise ShardError(f"{url} could not be fetched in {ATTEMPTS} attempts: {error}") from error
+                time.sleep(0.2 * 4**attempt / 4)
+
+    def _evict(self, keep: Path) -> None:
+        with _locked(self.folder / ".evict.lock"):
+            files = []
+            for path in self.folder.iterdir():
+                if not path.name.startswith("."):
+                    status = path.stat()
+                    files.append((status.st_mtime_ns, status.st_size, path))
+            total = sum(size for _, size, _ in files)
+            for _, size, path in sorted(files):
+                if total <= self.limit:
+                    break
+                if path != keep:
+                    path.unlink()
+                    total -= size
+
+
+class ReadAhead:
+    """Fetches shards before they are needed, in threads of this process. A failure here is left to the reader to report."""
+
+    def __init__(self, cache: ShardCache, threads: int = 4) -> None:
+        self.cache = cache
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+        self._asked: set[str] = set()
+        self._stop = threading.Event()
+
+    def want(self, files: Sequence[tuple[str, int, str]]) -> None:
+        """Fetch these (url, bytes, stamp), soonest needed first; what is on its way is not asked for again."""
+        wanted = {url for url, _, _ in files}
+        self._asked &= wanted
+        for url, size, stamp in files:
+            if url not in self._asked:
+                self._asked.add(url)
+                self._pool.submit(self._fetch, url, size, stamp)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, url: str, size: int, stamp: str) -> None:
+        if not self._stop.is_set():
+            try:
+                self.cache.fetch(url, size, stamp)
+            except Exception:
+                self._asked.discard(url)
+
+
+def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A file system of this process alone: instances that a parent made do not survive a fork."""
+    protocol = fsspec.utils.get_protocol(url)
+    options = {} if protocol == "memory" else {"skip_instance_cache": True}
+    return fsspec.core.url_to_fs(url, **options)
+
+
+def _touch(path: Path) -> bool:
+    """Mark a file as used now; False where there is none."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock that the system frees when the process dies."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

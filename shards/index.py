@@ -1,0 +1,372 @@
+"""Which samples a set of tar shards holds, and at which byte each lies.
+
+Shards of `sapiens-curate` bring their index (a parquet file beside the tar). Any other WebDataset tar is read once and its
+index kept in the cache folder. The tars themselves are never written to.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import braceexpand
+
+from manifests.store import Store
+from shards.cache import ShardCache, ShardError, cache_home, local_path
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""Members that are a sample's image; the first of these that a key has."""
+
+INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index: url of its parquet."""
+
+    url: str
+    bytes: int
+    stamp: str
+    count: int
+    digest: str
+    index: str
+    without_image: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one shard, in tar order. uid: (n, 2) uint64, the two halves of its 32 hex digits; offset, size: (n,) int64."""
+
+    key: pa.ChunkedArray
+    uid: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+    def uid_hex(self, row: int) -> str:
+        return "".join(f"{half:016x}" for half in self.uid[row].tolist())
+
+
+class ShardSet:
+    """All shards of a data set. Samples are read shard by shard when they are asked for."""
+
+    def __init__(self, shards: Sequence[Shard], cache: ShardCache | None = None) -> None:
+        self.shards = tuple(shards)
+        self.cache = cache or ShardCache()
+        self.counts = np.array([shard.count for shard in self.shards], dtype=np.int64)
+        self.count = int(self.counts.sum())
+        self.bytes = sum(shard.bytes for shard in self.shards)
+        self.without_image = sum(shard.without_image for shard in self.shards)
+        contents = "".join(f"{shard.digest} {shard.count}\n" for shard in self.shards)
+        self.fingerprint = sha256(contents.encode()).hexdigest()[:32]
+        self.samples = lru_cache(maxsize=64)(self._read_samples)
+        self._open = lru_cache(maxsize=64)(self._open_shard)
+
+    def read(self, number: int, row: int) -> bytes:
+        """The encoded image of one sample: a single read, no tar parsing."""
+        samples, file = self.samples(number), self._open(number)
+        data = os.pread(file.descriptor, int(samples.size[row]), int(samples.offset[row]))
+        if len(data) != samples.size[row]:
+            raise ShardError(f"{self.shards[number].url} ended early: it was truncated; copy it again")
+        return data
+
+    def _open_shard(self, number: int) -> "_OpenFile":
+        shard = self.shards[number]
+        file = _OpenFile(shard.url, self.cache.fetch(shard.url, shard.bytes, shard.stamp))
+        if (size := os.fstat(file.descriptor).st_size) != shard.bytes:
+            raise ShardError(
+                f"{shard.url} has {size} bytes where its index expects {shard.bytes}: it was changed after the start; "
+                "put the old file back or start a new run"
+            )
+        return file
+
+    def _read_samples(self, number: int) -> Samples:
+        shard = self.shards[number]
+        try:
+            table = pq.read_table(self.cache.fetch(shard.index), columns=["key", "uid", "offset", "size"])
+            uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), dtype=">u8").reshape(-1, 2)
+        except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+            raise ShardError(
+                f"the index {shard.index} cannot be read ({error}); copy or pack the shard again"
+            ) from error
+        offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
+        if len(table) != shard.count:
+            raise ShardError(
+                f"{shard.index} has {len(table)} rows where {shard.count} are expected; pack the shard again"
+            )
+        if len(table) and int((offset + size).max()) > shard.bytes:
+            raise ShardError(f"{shard.url} is shorter than its index says: it is truncated; copy it again")
+        return Samples(table["key"], uid.astype(np.uint64), offset, size)
+
+
+class _OpenFile:
+    """A file opened for reading that closes itself when nobody holds it."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ShardError(
+                f"{url} cannot be opened ({error.strerror}); is the disk still there?"
+            ) from error
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def open_shards(sources: str | Sequence[str], cache: ShardCache | None = None) -> ShardSet:
+    """All shards of a curated folder, a folder of tars, or tar names with {braces} and globs, local or remote.
+
+    What was learnt of a tar is kept in the cache folder and used again while its size and time of change are the same.
+    """
+    cache = cache or ShardCache()
+    sources = [_absolute(s) for s in ([sources] if isinstance(sources, str) else sources)]
+    listed: dict[str, Listed] = {}
+    for source in sources:
+        for tar in _find(source):
+            listed.setdefault(tar.url, tar)
+    known = _load_known(sources)
+    fresh = [tar for tar in listed.values() if (tar.url, tar.bytes, tar.stamp) not in known]
+    with ThreadPoolExecutor(16) as pool:
+        for shard in pool.map(lambda tar: _describe(tar, cache), fresh):
+            known[shard.url, shard.bytes, shard.stamp] = shard
+    shards = [known[tar.url, tar.bytes, tar.stamp] for tar in listed.values()]
+    if fresh:
+        _save_known(sources, shards)
+    opened = ShardSet(shards, cache)
+    if opened.count == 0:
+        raise ShardError(
+            f"no image was found in {len(shards)} tars of {', '.join(sources)}; "
+            f"a sample is a member named KEY.{{{','.join(IMAGE_SUFFIXES)}}}"
+        )
+    return opened
+
+
+def _absolute(source: str) -> str:
+    path = local_path(source)
+    return source if path is None else str(path.expanduser().absolute())
+
+
+# -- finding tars ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A tar as its folder lists it. curated: its parquet and stats lie beside it."""
+
+    url: str
+    bytes: int
+    stamp: str
+    curated: bool
+
+
+def _find(source: str) -> list[Listed]:
+    tars: list[Listed] = []
+    for pattern in braceexpand(source):
+        if pattern.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
+            raise ShardError(
+                f"{pattern} is compressed and cannot be read by offset; unpack it to a plain .tar"
+            )
+        folder, name = pattern.rsplit("/", 1) if "/" in pattern else (".", pattern)
+        if not name.endswith(".tar"):
+            tars += _find_in_folder(pattern.rstrip("/"))
+        elif any(c in name for c in "*?["):
+            tars += _select(folder, name)
+        else:
+            tars.append(_find_one(pattern))
+    return sorted(tars, key=lambda tar: tar.url)
+
+
+def _find_in_folder(folder: str) -> list[Listed]:
+    for candidate in (f"{folder}/shards", folder):
+        if tars := _select(candidate, "*.tar", missing_ok=True):
+            return tars
+    raise ShardError(
+        f"{folder} holds no tar shards; give a folder that sapiens-curate wrote, a folder of .tar files, or tar names "
+        "such as 'data/{000..127}.tar'"
+    )
+
+
+def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]:
+    """Tars of one folder that match a pattern; a curated shard whose tar is gone is an error."""
+    files = _list_folder(folder)
+    tars = []
+    for name, (size, stamp) in files.items():
+        stem = name.removesuffix(".tar")
+        if name.endswith("_stats.json") and fnmatchcase(
+            tar := name.removesuffix("_stats.json") + ".tar", pattern
+        ):
+            if tar not in files:
+                raise ShardError(f"{folder}/{tar} is missing though {name} is there; copy the shard again")
+        elif stem != name and fnmatchcase(name, pattern):
+            curated = f"{stem}_stats.json" in files
+            if curated and f"{stem}.parquet" not in files:
+                raise ShardError(f"{folder}/{stem}.parquet is missing beside {name}; copy the shard again")
+            tars.append(Listed(f"{folder}/{name}", size, stamp, curated))
+    if not tars and not missing_ok:
+        raise ShardError(f"no tar matches {folder}/{pattern}")
+    return tars
+
+
+def _list_folder(folder: str) -> dict[str, tuple[int, str]]:
+    """Name → (bytes, stamp) of the files in a folder; empty where there is none. Only tars are asked for size and time."""
+    if path := local_path(folder):
+        if not path.is_dir():
+            return {}
+        with os.scandir(path) as entries:
+            return {e.name: _local_stat(e.path) if e.name.endswith(".tar") else (0, "") for e in entries}
+    fs, remote = fsspec.core.url_to_fs(folder)
+    try:
+        return {
+            info["name"].rstrip("/").rsplit("/", 1)[-1]: (int(info.get("size") or 0), _remote_stamp(info))
+            for info in fs.ls(remote, detail=True)
+        }
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _find_one(url: str) -> Listed:
+    """A tar named in full; works where a server does not list folders."""
+    stem = url.removesuffix(".tar")
+    if path := local_path(url):
+        if not path.is_file():
+            raise ShardError(f"{url} does not exist; check the name, or copy the shard there")
+        curated = (
+            Path(f"{local_path(stem)}_stats.json").is_file() and Path(f"{local_path(stem)}.parquet").is_file()
+        )
+        return Listed(url, *_local_stat(path), curated)
+    fs, remote = fsspec.core.url_to_fs(url)
+    try:
+        info = fs.info(remote)
+    except FileNotFoundError as error:
+        raise ShardError(f"{url} does not exist; check the address, or copy the shard there") from error
+    if info.get("size") is None:
+        raise ShardError(
+            f"the server does not say how large {url} is; download the shard and give the local file"
+        )
+    curated = fs.exists(f"{remote.removesuffix('.tar')}_stats.json")
+    return Listed(url, int(info["size"]), _remote_stamp(info), curated)
+
+
+def _local_stat(path: str | Path) -> tuple[int, str]:
+    status = os.stat(path)
+    return status.st_size, str(status.st_mtime_ns)
+
+
+def _remote_stamp(info: dict) -> str:
+    return str(
+        next((info[k] for k in ("ETag", "etag", "LastModified", "last_modified", "mtime") if info.get(k)), "")
+    )
+
+
+# -- describing a tar --------------------------------------------------------------------------------------------------
+
+
+def _describe(tar: Listed, cache: ShardCache) -> Shard:
+    return _describe_curated(tar) if tar.curated else _describe_foreign(tar, cache)
+
+
+def _describe_curated(tar: Listed) -> Shard:
+    stem = tar.url.removesuffix(".tar")
+    name = tar.url.rsplit("/", 1)[-1]
+    try:
+        with fsspec.open(f"{stem}_stats.json", "rb") as file:
+            stats = json.load(file)
+        count, digest = int(stats["count"]), str(stats["sha256"][name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(
+            f"{stem}_stats.json cannot be used ({error!r}); copy or pack the shard again"
+        ) from error
+    shard = Shard(tar.url, tar.bytes, tar.stamp, count, digest, f"{stem}.parquet")
+    ShardSet([shard]).samples(0)  # a truncated tar is found now, not on the third day
+    return shard
+
+
+def _describe_foreign(tar: Listed, cache: ShardCache) -> Shard:
+    name = sha256(f"{INDEX_VERSION}\n{tar.url}\n{tar.bytes}\n{tar.stamp}".encode()).hexdigest()[:32]
+    path = cache.fetch(tar.url, tar.bytes, tar.stamp)
+    table, without_image = index_tar(path, tar.url)
+    with open(path, "rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    store = Store(cache_home() / "index")
+    store.write_table(f"{name}.parquet", table)
+    return Shard(
+        tar.url, tar.bytes, tar.stamp, len(table), digest, store.full(f"{name}.parquet"), without_image
+    )
+
+
+def index_tar(path: Path, url: str) -> tuple[pa.Table, int]:
+    """Rows (key, uid, offset, size) of the samples with an image, and how many keys have none. uid: 32 hex of the image's sha256.
+
+    Raises ShardError for a file that is not a whole, plain tar.
+    """
+    images: dict[str, tuple[int, int, int]] = {}
+    keys: dict[str, None] = {}
+    end = 0
+    with open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    end = member.offset_data + -(-member.size // 512) * 512
+                    if not member.isfile():
+                        continue
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, suffix = base.partition(".")
+                    if not stem:  # hidden files, as macOS leaves them
+                        continue
+                    key = f"{folder}/{stem}" if folder else stem
+                    keys.setdefault(key)
+                    if (suffix := suffix.lower()) in IMAGE_SUFFIXES:
+                        rank = IMAGE_SUFFIXES.index(suffix)
+                        images[key] = min(images.get(key, (9, 0, 0)), (rank, member.offset_data, member.size))
+        except (tarfile.TarError, EOFError) as error:
+            raise ShardError(f"{url} is not a whole tar ({error}); copy it again") from error
+        file.seek(end)
+        if file.read(512) != bytes(512):
+            raise ShardError(f"{url} ends without the closing block of a tar: it is truncated; copy it again")
+
+        def uid(offset: int, size: int) -> str:
+            return sha256(os.pread(file.fileno(), size, offset)).hexdigest()[:32]
+
+        table = pa.table(
+            {
+                "key": pa.array(list(images), pa.string()),
+                "uid": pa.array([uid(offset, size) for _, offset, size in images.values()], pa.string()),
+                "offset": pa.array([offset for _, offset, _ in images.values()], pa.int64()),
+                "size": pa.array([size for _, _, size in images.values()], pa.int64()),
+            }
+        )
+    return table, len(keys) - len(images)
+
+
+# -- what is known already ---------------------------------------------------------------------------------------------
+
+
+def _known_name(sources: Sequence[str]) -> str:
+    return sha256("\n".join([str(INDEX_VERSION), *sources]).encode()).hexdigest()[:32] + ".parquet"
+
+
+def _load_known(sources: Sequence[str]) -> dict[tuple[str, int, str], Shard]:
+    store, name = Store(cache_home() / "sets"), _known_name(sources)
+    if not store.exists(name):
+        return {}
+    columns = store.read_table(name).to_pydict()
+    shards = map(Shard, *(columns[field] for field in Shard.__dataclass_fields__))
+    remote_or_there = (s for s in shards if (path := local_path(s.index)) is None or path.is_file())
+    return {(s.url, s.bytes, s.stamp): s for s in remote_or_there}
+
+
+def _save_known(sources: Sequence[str], shards: Sequence[Shard]) -> None:
+    columns = zip(*(astuple(shard) for shard in shards), strict=True)
+    table = pa.table(dict(zip(Shard.__dataclass_fields__, map(list, columns), strict=True)))
+    Store(cache_home() / "sets").write_table(_known_name(sources), table)
