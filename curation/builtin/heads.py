@@ -1,0 +1,50 @@
+"""Our heads on the wheels' networks: pooled features in, one calibrated probability out. A few hundred kB, run in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+Floats = NDArray[np.float32]
+
+
+def pooled(feature_map: Floats, height: int, width: int) -> Floats:
+    """Mean, deviation and maximum of each channel over the top left `height` x `width` cells of [C,H,W] → [3C].
+
+    The rest of the map saw padding, and its share would tell the picture's shape.
+    """
+    part = feature_map[:, :height, :width].reshape(len(feature_map), -1)
+    return np.concatenate([part.mean(1), part.std(1), part.max(1)])
+
+
+@dataclass(frozen=True)
+class Head:
+    """Standardise, one hidden layer of ReLU units, one logit per answer, Platt's line (1999), sigmoid."""
+
+    mean: Floats
+    scale: Floats
+    hidden: Floats
+    hidden_bias: Floats
+    out: Floats
+    out_bias: Floats
+    slope: Floats
+    offset: Floats
+
+    def __call__(self, features: Floats) -> Floats:
+        """[B,F] → probabilities [B,answers]."""
+        logits = self.logits(features)
+        return 1 / (1 + np.exp(-(logits * self.slope + self.offset)))
+
+    def logits(self, features: Floats) -> Floats:
+        """[B,F] → uncalibrated logits [B,answers]."""
+        x = np.clip((features - self.mean) * self.scale, -8, 8)
+        return np.maximum(x @ self.hidden + self.hidden_bias, 0) @ self.out + self.out_bias
+
+
+def load_head(path: Path) -> Head:
+    """Read a head from safetensors, fp16 or fp32."""
+    return Head(**{name: array.astype(np.float32) for name, array in load_file(path).items()})

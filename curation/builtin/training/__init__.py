@@ -1,0 +1,1 @@
+"""How the weights beside this folder were made. Nothing that scores images imports it."""

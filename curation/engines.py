@@ -1,0 +1,188 @@
+"""Run a network on this machine: OpenVINO on a CPU, torch on a CUDA device, eager torch as the reference for both.
+
+An engine takes a batch of pixels, uint8 [B,H,W,3] (or float32 [B,3,H,W] where the network was compiled so), and returns a tuple of
+float32 arrays, one per output. Scaling to the network's units happens inside the compiled graph. On a CPU every picture is one
+request of batch 1, with as many requests in flight as there are threads: the answers then do not depend on the batch a picture
+came in, and nothing is compiled twice. Compiled graphs are kept in `$SAPIENS_CACHE` (default `~/.cache/sapiens`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from openvino.preprocess import PrePostProcessor
+from torch import nn
+
+Precision = Literal["auto", "fp32"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How uint8 RGB becomes what a network was trained on: (value - mean) / scale per channel, then RGB or BGR."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compiled network. `where` and `precision` say what it runs on: ("cpu", "bf16"), ("cuda", "bf16"), …"""
+
+    run: Callable[[Array], tuple[Array, ...]]
+    where: str
+    precision: str
+
+    def __call__(self, batch: Array) -> tuple[Array, ...]:
+        return self.run(batch)
+
+
+def compile_onnx(
+    path: Path,
+    input_size: tuple[int, int],
+    extra_outputs: Sequence[str] = (),
+    pixels: Pixels | None = None,
+    threads: int = 1,
+    precision: Precision = "auto",
+) -> Engine:
+    """Compile an ONNX file for pictures of `input_size` (height, width) on the CPU.
+
+    The outputs are the file's own, then the tensors named in `extra_outputs`. With `pixels` None the engine takes float32
+    [B,3,H,W] that is already in the network's units.
+    """
+    model = ov.Core().read_model(path)
+    for name in extra_outputs:
+        model.add_outputs(name)
+    return _openvino(model, input_size, pixels, threads, precision)
+
+
+def compile_torch(
+    module: nn.Module,
+    input_size: tuple[int, int],
+    pixels: Pixels | None = None,
+    threads: int = 1,
+    precision: Precision = "auto",
+    device: str = "cpu",
+) -> Engine:
+    """Compile a torch module that maps float32 [B,3,H,W] to a tensor or a tuple of tensors."""
+    module = module.eval()
+    if device != "cpu":
+        return _torch(module, pixels, device, precision)
+    example = torch.zeros(1, 3, *input_size)
+    with torch.no_grad():
+        model = ov.convert_model(module, example_input=example)
+    return _openvino(model, input_size, pixels, threads, precision)
+
+
+def eager(module: nn.Module, pixels: Pixels | None = None) -> Engine:
+    """The reference: the module as it is, fp32, on the CPU."""
+    return Engine(_torch_call(module.eval(), pixels, "cpu", torch.float32), "cpu", "fp32")
+
+
+def weights_identity(name: str, *files: Path, version: int = 1) -> str:
+    """`name@<12 hex>` over the files' bytes and the version of what is done before and after the network."""
+    digest = hashlib.sha256(f"{version}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return f"{name}@{digest.hexdigest()[:12]}"
+
+
+def cache_folder() -> Path:
+    """Where compiled networks are kept: `$SAPIENS_CACHE`, else `~/.cache/sapiens`."""
+    folder = Path(os.environ.get("SAPIENS_CACHE") or Path.home() / ".cache" / "sapiens")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _openvino(
+    model: ov.Model, size: tuple[int, int], pixels: Pixels | None, threads: int, precision: Precision
+) -> Engine:
+    model.reshape([1, 3, *size])
+    if pixels is not None:
+        model = _fold_pixels(model, pixels)
+    core = ov.Core()
+    bf16 = precision == "auto" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+        "CACHE_DIR": str(cache_folder() / "openvino"),
+    }
+    with _one_process_at_a_time(cache_folder() / "openvino.lock"):
+        compiled = core.compile_model(model, "CPU", settings)
+    requests = [compiled.create_infer_request() for _ in range(threads)]
+
+    def run(batch: Array) -> tuple[Array, ...]:
+        rows: list[list[Array]] = []
+        for first in range(0, len(batch), threads):
+            busy = list(zip(requests, batch[first : first + threads], strict=False))
+            for request, picture in busy:
+                request.set_input_tensor(ov.Tensor(np.ascontiguousarray(picture[None])))
+                request.start_async()
+            for request, _ in busy:
+                request.wait()
+                rows.append([np.array(t.data, np.float32) for t in request.output_tensors])
+        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+    return Engine(run, "cpu", "bf16" if bf16 else "fp32")
+
+
+def _fold_pixels(model: ov.Model, pixels: Pixels) -> ov.Model:
+    prepared = PrePostProcessor(model)
+    entry = prepared.input()
+    entry.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    entry.tensor().set_color_format(ov.preprocess.ColorFormat.RGB)
+    entry.model().set_layout(ov.Layout("NCHW"))
+    steps = entry.preprocess().convert_element_type(ov.Type.f32)
+    steps.mean(list(pixels.mean)).scale(list(pixels.scale))
+    if pixels.bgr:
+        steps.convert_color(ov.preprocess.ColorFormat.BGR)
+    return prepared.build()
+
+
+@contextmanager
+def _one_process_at_a_time(path: Path) -> Iterator[None]:
+    """Workers that start together would otherwise read cache files that another is still writing."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _torch(module: nn.Module, pixels: Pixels | None, device: str, precision: Precision) -> Engine:
+    dtype = torch.bfloat16 if precision == "auto" else torch.float32
+    module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    call = _torch_call(torch.compile(module, dynamic=False), pixels, device, dtype)
+    return Engine(call, device, "bf16" if dtype is torch.bfloat16 else "fp32")
+
+
+def _torch_call(
+    module: Callable[..., Any], pixels: Pixels | None, device: str, dtype: torch.dtype
+) -> Callable[[Array], tuple[Array, ...]]:
+    @torch.no_grad()
+    def run(batch: Array) -> tuple[Array, ...]:
+        x = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+        if pixels is not None:
+            x = x.permute(0, 3, 1, 2).float()
+            mean, scale = (
+                torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (pixels.mean, pixels.scale)
+            )
+            x = (x - mean) / scale
+            x = x.flip(1) if pixels.bgr else x
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype is torch.bfloat16):
+            out = module(x)
+        outputs = out if isinstance(out, tuple | list) else (out,)
+        return tuple(o.float().cpu().numpy() for o in outputs)
+
+    return run
