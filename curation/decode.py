@@ -99,7 +99,9 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
     except UnidentifiedImageError:
         raise UnsupportedFormat(f"starts with {data[:8]!r}, which no installed image decoder knows") from None
     except Image.DecompressionBombError:
-        raise TooManyPixels(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {MAX_PIXELS} are decoded") from None
+        raise TooManyPixels(
+            f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {MAX_PIXELS} are decoded"
+        ) from None
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
         raise DamagedImage(f"the header cannot be read: {error}") from None
     if image.width * image.height > MAX_PIXELS:

@@ -175,9 +175,7 @@ def _torch_call(
         x = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
         if pixels is not None:
             x = x.permute(0, 3, 1, 2).float()
-            mean, scale = (
-                torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (pixels.mean, pixels.scale)
-            )
+            mean, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (pixels.mean, pixels.scale))
             x = (x - mean) / scale
             x = x.flip(1) if pixels.bgr else x
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype is torch.bfloat16):

@@ -27,6 +27,16 @@ class Plan:
     hash: str
     extras: tuple[pa.Field, ...]
 
+    @property
+    def unit_size(self) -> int:
+        """Inputs in every unit but the last."""
+        return unit_size(self.inputs)
+
+    @property
+    def starts(self) -> list[int]:
+        """Row at which each unit starts, and the number of inputs at the end."""
+        return [min(unit * self.unit_size, self.inputs) for unit in range(self.units + 1)]
+
 
 def unit_size(inputs: int) -> int:
     """Inputs per unit of work: small runs still give every worker something, large ones commit by the thousand."""

@@ -1,0 +1,1 @@
+"""Tar shards: deterministic writing, index, sample order, streaming."""

@@ -79,8 +79,10 @@ def _is_image(path: str) -> bool:
             head = file.read(16)
     except OSError:
         return False
-    return head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp" and (
-        head[8:12] in {b"heic", b"avif", b"mif1"}
+    return (
+        head.startswith(SIGNATURES)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and (head[8:12] in {b"heic", b"avif", b"mif1"}))
     )
 
 

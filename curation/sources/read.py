@@ -1,6 +1,7 @@
 """Read the bytes of one image, from a file, a tar member or a URL."""
 
 import os
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import fsspec
@@ -20,7 +21,7 @@ def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
     return data
 
 
-def open_uri(uri: str):  # noqa: ANN201 - a binary file of whichever file system
+def open_uri(uri: str) -> BinaryIO:
     """Open a path or URL for reading; `file://` URLs may hold percent-encoded bytes that are not UTF-8."""
     if uri.startswith("file://"):
         return open(unquote_to_bytes(uri.removeprefix("file://")), "rb")

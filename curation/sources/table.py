@@ -14,7 +14,19 @@ from curation.sources.read import local_uri, open_uri
 from manifests.schema import PLAN, manifest_schema
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl", ".txt"})
-PATH_COLUMNS = ("path", "file_path", "filepath", "image_path", "file", "filename", "file_name", "image", "url", "uri", "jpg")
+PATH_COLUMNS = (
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "url",
+    "uri",
+    "jpg",
+)
 CAPTION_COLUMNS = ("caption", "text", "alt", "description")
 
 

@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import BinaryIO
 
 from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, suffix
 from curation.sources.read import open_uri
@@ -72,7 +73,7 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _ends_well(file, end: int) -> bool:  # noqa: ANN001
+def _ends_well(file: BinaryIO, end: int) -> bool:
     """A whole tar ends in zero blocks; a download that broke off between two members does not."""
     file.seek(max(0, end - 512))
     return end >= 512 and not any(file.read(512))

@@ -1,0 +1,248 @@
+"""`sapiens-curate`: parse, call one function, print."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from curation import demo as demo_photos
+from curation.errors import UsageError
+from curation.funnel import funnel_text
+from curation.inspect import inspect as inspect_image
+from curation.models import models_text
+from curation.recipe import change, load_recipe
+from curation.record import Record, load_record
+from curation.report.figures import people_figure, save
+from curation.report.page import write_report
+from curation.run import Stages, Stopped, Workplace, check_scored, curate, redecide, stages
+from curation.verify import verify as verify_run
+from manifests.people import people_per_image
+from manifests.store import Store
+
+DONE, UNHAPPY, USAGE, RESUMABLE = 0, 1, 2, 75
+
+app = typer.Typer(
+    help="Choose the photos of people that a vision model should learn from, and pack them into shards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False, soft_wrap=True)
+
+Out = Annotated[str, typer.Argument(help="Folder or URL of a curated set.")]
+Source = Annotated[
+    str, typer.Argument(help="A folder, a glob, tars ('{000..099}.tar'), a table of paths or URLs, or a URL of these.")
+]
+RecipeName = Annotated[str, typer.Option("--recipe", help="humans300m, humans1b or a YAML file.")]
+OtherRecipe = Annotated[
+    str | None, typer.Option("--recipe", help="humans300m, humans1b or a YAML file; without it, the run's own recipe.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one key of the recipe, e.g. people.min_score=0.8.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Local processes; one per core by default, 0 works in this one.")
+]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a Dask cluster, tcp://host:8786.")]
+
+
+@app.command()
+def run(
+    source: Source,
+    out: Out,
+    recipe: RecipeName = "humans300m",
+    settings: Settings = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Curate SOURCE into OUT: plan, score, decide, pack, verify, report. Run it again to continue."""
+    with _resumable(f"sapiens-curate run {source} {out}"):
+        curate(source, out, load_recipe(recipe, settings), place=Workplace(workers, scheduler), console=console)
+    _finish(out)
+
+
+@app.command()
+def plan(source: Source, out: Out, recipe: RecipeName = "humans300m", settings: Settings = None) -> None:
+    """List SOURCE once and freeze the list in OUT/plan.parquet."""
+    with stages(Store(out), console, Workplace(0)) as stage:
+        record = stage.plan(source, load_recipe(recipe, settings))
+    console.print(f"{record.inputs} images in {out}/plan.parquet; next: sapiens-curate score {out}")
+
+
+@app.command()
+def score(
+    out: Out,
+    recipe: OtherRecipe = None,
+    settings: Settings = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Ask every image every question; images that are scored already are left alone."""
+    with _resumable(f"sapiens-curate score {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+        stage.score(_with_recipe(stage, recipe, settings))
+    console.print(f"scored; next: sapiens-curate decide {out}")
+
+
+@app.command()
+def decide(
+    out: Out,
+    recipe: OtherRecipe = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change and write nothing.")] = False,
+) -> None:
+    """Give every image its verdict from the scores that are there. No image is opened."""
+    store = Store(out)
+    if dry_run:
+        record = load_record(store)
+        chosen = load_recipe(recipe, settings) if recipe else change(record.recipe, settings or [])
+        outcome, flips = redecide(out, chosen)
+        console.print(f"{chosen.name}: {outcome.counts}; +{flips.gained} kept / \N{MINUS SIGN}{flips.lost}")
+        for name in sorted({*flips.gained_by, *flips.lost_by}):
+            console.print(f"  {name:<12} +{flips.gained_by[name]} / \N{MINUS SIGN}{flips.lost_by[name]}")
+        return
+    with stages(store, console, Workplace(0)) as stage:
+        record = _with_recipe(stage, recipe, settings)
+        check_scored(record, record.recipe)
+        stage.decide(record)
+    console.print(f"{record.counts}; next: sapiens-curate pack {out}")
+
+
+@app.command()
+def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None:
+    """Write the kept images into OUT/shards and their places into the manifest."""
+    with _resumable(f"sapiens-curate pack {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+        record = load_record(stage.store)
+        stage.pack(record)
+    console.print(f"{record.counts.kept} images in {record.shards} shards; next: sapiens-curate verify {out}")
+
+
+@app.command()
+def retry(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None:
+    """Try the failed images again, and only these; then decide and pack."""
+    with _resumable(f"sapiens-curate retry {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+        record = load_record(stage.store)
+        stage.score(record, retry=True)
+        record.packed = ""  # an image that failed when it was packed is tried again too
+        stage.decide(record)
+        stage.pack(record)
+    console.print(f"report: {write_report(out)}")
+    _finish(out)
+
+
+@app.command()
+def verify(out: Out) -> None:
+    """Check that every input has one verdict and every kept image is where the manifest says. Exit code 1 if not."""
+    counts, faults = verify_run(out)
+    for fault in faults:
+        console.print(fault, markup=False)
+    console.print(f"{counts}: {'whole' if not faults else f'{len(faults)} faults'}")
+    raise typer.Exit(UNHAPPY if faults else DONE)
+
+
+@app.command()
+def report(out: Out) -> None:
+    """Write OUT/report.html: the funnel, why images were dropped, and the images around each threshold."""
+    console.print(f"report: {write_report(out)}")
+
+
+@app.command()
+def stats(
+    out: Out, plot: Annotated[Path | None, typer.Option(help="Also draw the figure as .png, .svg or .pdf.")] = None
+) -> None:
+    """Humans per image, beside the paper's Fig. 2."""
+    people = people_per_image(Store(out))
+    console.print(people.table(), markup=False)
+    if plot:
+        save(people_figure(people), plot)
+        console.print(f"figure: {plot}")
+
+
+@app.command()
+def inspect(
+    out: Out,
+    key: Annotated[str, typer.Argument(help="Sample key, uid or its beginning, or the end of a file name.")],
+    save: Annotated[Path | None, typer.Option(help="Save the picture with its boxes drawn.")] = None,
+) -> None:
+    """All that is known of one image: scores, rules, verdict, where it is packed."""
+    found = inspect_image(out, key)
+    console.print(found.text(), markup=False)
+    if save:
+        found.save_picture(save)
+        console.print(f"picture: {save}")
+
+
+@app.command()
+def models(
+    recipe: RecipeName = "humans300m",
+    settings: Settings = None,
+) -> None:
+    """The networks a recipe uses: name, hash, size, licence and where they come from."""
+    console.print(models_text(load_recipe(recipe, settings)), markup=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo-out"), workers: Workers = None
+) -> None:
+    """Curate the photos that installed packages carry, and copies of them made bad on purpose."""
+    photos = demo_photos.make_photos(out / "photos")
+    curated = str(out / "curated")
+    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150"])
+    curate(str(photos), curated, recipe, place=Workplace(workers), console=console)
+    _finish(curated)
+
+
+def main() -> None:
+    """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
+    try:
+        app(standalone_mode=False)
+    except (UsageError, typer.BadParameter) as error:
+        _say_error(error)
+        sys.exit(USAGE)
+    except Stopped as error:
+        _say_error(error)
+        sys.exit(RESUMABLE)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(RESUMABLE)
+
+
+def _finish(out: str) -> None:
+    """The funnel, the people and the proof; exit code 1 where the folder is not whole."""
+    console.print(funnel_text(Store(out)), markup=False)
+    console.print(people_per_image(Store(out)).table(), markup=False)
+    counts, faults = verify_run(out)
+    for fault in faults:
+        console.print(fault, markup=False)
+    console.print(f"verify: {counts}, {'whole' if not faults else f'{len(faults)} faults'}")
+    console.print(f"report: {out}/report.html")
+    if faults:
+        raise typer.Exit(UNHAPPY)
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """Ctrl-C ends a stage between commits; say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; what is committed stays. Go on with: {command}", markup=False)
+        raise typer.Exit(RESUMABLE) from None
+
+
+def _with_recipe(stage: Stages, recipe: str | None, settings: list[str] | None) -> Record:
+    """The run's record, with another recipe where one is given."""
+    record = load_record(stage.store)
+    record.recipe = load_recipe(recipe, settings) if recipe else change(record.recipe, settings or [])
+    return record
+
+
+def _say_error(error: Exception) -> None:
+    text = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"sapiens-curate: {text}", markup=False)

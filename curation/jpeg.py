@@ -1,0 +1,68 @@
+"""Take private metadata out of a JPEG without touching its pixels."""
+
+SOI, EOI, SOS, COM, APP0, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE2, 0xEE
+STANDALONE = {0x01, *range(0xD0, 0xD8)}
+
+
+def strip_metadata(data: bytes) -> bytes:
+    """Drop EXIF (GPS, serial numbers, thumbnail), XMP, IPTC, comments, maker data and all that follows the picture.
+
+    Kept are the segments that decide what the pixels look like: JFIF (APP0), the ICC profile (APP2) and Adobe's
+    colour transform (APP14). What follows the end marker goes too: phones put second pictures and videos there.
+    Raises ValueError where the bytes are not a whole JPEG.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("no JPEG: it does not start with FF D8")
+    parts = [data[:2]]
+    at = 2
+    while True:
+        marker, at = _next_marker(data, at)
+        if marker == EOI:
+            parts.append(b"\xff\xd9")
+            return b"".join(parts)
+        if marker in STANDALONE:
+            parts.append(bytes([0xFF, marker]))
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        segment, end = data[at : at + length], at + length
+        if length < 2 or end > len(data):
+            raise ValueError(f"the JPEG breaks off in segment FF {marker:02X}")
+        if _keep(marker, segment[2:]):
+            parts.append(bytes([0xFF, marker]) + segment)
+        at = end
+        if marker == SOS:
+            end = _end_of_scan(data, at)
+            parts.append(data[at:end])
+            at = end
+
+
+def _keep(marker: int, body: bytes) -> bool:
+    if APP0 <= marker <= 0xEF:
+        return (
+            (marker == APP0 and body.startswith(b"JFIF\0"))
+            or (marker == APP2 and body.startswith(b"ICC_PROFILE\0"))
+            or (marker == APP14 and body.startswith(b"Adobe"))
+        )
+    return marker != COM
+
+
+def _next_marker(data: bytes, at: int) -> tuple[int, int]:
+    """The marker at or after `at` (fill bytes skipped) and the position behind it."""
+    at = data.find(b"\xff", at)
+    while 0 <= at < len(data) - 1 and data[at + 1] == 0xFF:
+        at += 1
+    if at < 0 or at >= len(data) - 1:
+        raise ValueError("the JPEG breaks off before its end marker")
+    return data[at + 1], at + 2
+
+
+def _end_of_scan(data: bytes, at: int) -> int:
+    """Entropy-coded data ends at the first marker that is neither a stuffed zero nor a restart."""
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at >= len(data) - 1:
+            raise ValueError("the JPEG breaks off inside its picture data")
+        following = data[at + 1]
+        if following not in {0x00, 0xFF} and not 0xD0 <= following <= 0xD7:
+            return at
+        at += 1 if following == 0xFF else 2

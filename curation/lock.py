@@ -1,0 +1,39 @@
+"""One run at a time on an output folder. The lock goes with the process, however it ends."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from curation.errors import UsageError
+from manifests.store import Store
+
+
+@contextmanager
+def locked(store: Store) -> Iterator[None]:
+    """Hold OUT/.lock; UsageError naming the holder where another process has it. Remote folders are not locked."""
+    if not store.is_local:
+        yield
+        return
+    path = Path(store.full(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - held until the run ends
+    except OSError as error:
+        raise UsageError(
+            f"cannot write in {store.root}: {error.strerror}; choose a folder that can be written"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UsageError(f"{store.root} is in use by {holder}; wait for it or choose another folder") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

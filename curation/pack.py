@@ -1,0 +1,189 @@
+"""Pack kept images into shards: one task writes one shard, in plan order, and commits its stats last."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.decode import decode, encode_jpeg, open_image
+from curation.jpeg import strip_metadata
+from curation.plan import Plan, read_unit
+from curation.questions import COLUMNS
+from curation.recipe import Packing, Recipe
+from curation.sources import read_bytes
+from curation.sources.entry import describe
+from manifests.store import Store, content_hash
+from shards.writer import Placed, Sample, check_tar, write_tar
+
+Row = dict[str, Any]
+RECORD = ("key", "uid", "sha256", "uri", "member", "caption", "width", "height", "original_width", "original_height")
+NUMBERS = ("pwatermark", "text_area", "text_area_outside", "partistic", "punnatural", "punsafe", "blur", "exposure")
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to write and the units of the manifest that hold its images."""
+
+    out: str
+    shard: int
+    units: tuple[int, ...]
+    plan: Plan
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How many images a shard holds and how many could not be read again."""
+
+    shard: int
+    packed: int
+    failed: int
+
+
+class SourceChanged(ValueError):
+    """The file is not the one that was scored."""
+
+
+def manifest_file(unit: int) -> str:
+    return f"manifest/{unit:05d}.parquet"
+
+
+def tar_file(shard: int) -> str:
+    return f"shards/{shard:05d}.tar"
+
+
+def table_file(shard: int) -> str:
+    return f"shards/{shard:05d}.parquet"
+
+
+def stats_file(shard: int) -> str:
+    return f"shards/{shard:05d}_stats.json"
+
+
+def pack_shard(job: ShardJob) -> Packed:
+    """Write the shard's tar and parquet, or find that they are there already."""
+    cv2.setNumThreads(1)
+    store = Store(job.out)
+    table, offsets = _members(store, job)
+    rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist()])
+    stats = shard_stats(store, job.shard)
+    if stats and stats.get("rows_hash") == rows_hash and _same_run(stats, job):
+        return Packed(job.shard, stats["successes"], len(stats["failed"]))
+    return _write(store, job, table, offsets, rows_hash)
+
+
+def shard_stats(store: Store, shard: int) -> Row | None:
+    """The stats of a committed shard; None where it is missing or a file does not have the size it vouches for."""
+    stats = store.read_json(stats_file(shard))
+    if not isinstance(stats, dict) or "sizes" not in stats:
+        return None
+    sound = all(store.size(f"shards/{name}") == size for name, size in stats["sizes"].items())
+    return stats if sound else None
+
+
+def pack_image(data: bytes, row: Row, packing: Packing) -> tuple[bytes, int, int, bool]:
+    """Source bytes → (JPEG bytes, width, height, transcoded).
+
+    A JPEG that is upright and small enough keeps its picture data bit for bit, less private metadata; anything else
+    is decoded upright, shrunk if the recipe says so, and encoded.
+    """
+    width, height = row["original_width"], row["original_height"]
+    limit = packing.max_short_side
+    fits = limit is None or min(width, height) <= limit
+    if row["format"] == "JPEG" and row["exif_orientation"] == 1 and fits and _plain_colours(data):
+        return strip_metadata(data), width, height, False
+    rgb = decode(data, work_side=None).rgb
+    if not fits and limit is not None:
+        ratio = limit / min(width, height)
+        width, height = max(limit, round(width * ratio)), max(limit, round(height * ratio))
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return encode_jpeg(np.ascontiguousarray(rgb), packing.quality), width, height, True
+
+
+def _members(store: Store, job: ShardJob) -> tuple[pa.Table, list[tuple[int, int]]]:
+    """The manifest rows of the shard's images in plan order, and where each lies in its source file."""
+    tables: list[pa.Table] = []
+    places: list[tuple[int, int]] = []
+    for unit in job.units:
+        table = store.read_table(manifest_file(unit))
+        chosen = np.nonzero(pc.equal(table["shard"], job.shard).to_numpy())[0]
+        plan = read_unit(store, unit).select(["member_offset", "bytes"]).take(chosen)
+        tables.append(table.take(chosen))
+        places.extend(zip(plan["member_offset"].to_pylist(), plan["bytes"].to_pylist(), strict=True))
+    return pa.concat_tables(tables), places
+
+
+def _same_run(stats: Row, job: ShardJob) -> bool:
+    return stats.get("plan_hash") == job.plan.hash and stats.get("recipe_hash") == job.recipe.hash
+
+
+def _write(store: Store, job: ShardJob, table: pa.Table, places: list[tuple[int, int]], rows_hash: str) -> Packed:
+    start = time.time()
+    rows: list[Row] = table.to_pylist()
+    failed: dict[str, str] = {}
+    placed: list[Placed] = []
+
+    def samples() -> Iterator[Sample]:
+        for row, (offset, size) in zip(rows, places, strict=True):
+            try:
+                yield _sample(row, offset, size, job.recipe)
+            except Exception as error:
+                failed[row["key"]] = describe(error)
+
+    def fill(path: Path) -> None:
+        failed.clear()
+        placed[:] = write_tar(path, samples())
+
+    store.write(tar_file(job.shard), fill, lambda path: check_tar(path, placed))
+    where = {place.key: place for place in placed}
+    good = [row for row in rows if row["key"] in where]
+    for row in good:
+        row["offset"], row["size"] = where[row["key"]].offset, where[row["key"]].size
+    store.write_table(table_file(job.shard), pa.Table.from_pylist(good, table.schema))
+    files = {name.rsplit("/", 1)[-1]: name for name in (tar_file(job.shard), table_file(job.shard))}
+    end = time.time()
+    stats = {
+        "count": len(rows),
+        "successes": len(good),
+        "failed_to_download": len(failed),
+        "failed_to_resize": 0,
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": {"success": len(good), **({"failed_to_pack": len(failed)} if failed else {})},
+        "bytes": sum(place.size for place in placed),
+        "sizes": {short: store.size(name) for short, name in files.items()},
+        "sha256": {short: store.sha256(name) for short, name in files.items()},
+        "failed": failed,
+        "rows_hash": rows_hash,
+        "recipe_hash": job.recipe.hash,
+        "plan_hash": job.plan.hash,
+    }
+    store.write_json(stats_file(job.shard), stats)
+    return Packed(job.shard, len(good), len(failed))
+
+
+def _sample(row: Row, offset: int, size: int, recipe: Recipe) -> Sample:
+    """Read the source again, check that it is what was scored, and make the sample; updates the row's size."""
+    data = read_bytes(row["uri"], offset, size if row["member"] else -1)
+    if sha256(data).hexdigest() != row["sha256"]:
+        raise SourceChanged("its bytes are not those that were scored; run `sapiens-curate retry`")
+    jpeg, row["width"], row["height"], row["transcoded"] = pack_image(data, row, recipe.packing)
+    asked = {column for name in recipe.scorers for column in COLUMNS[name]}
+    record = {name: row[name] for name in RECORD} | {name: row[name] for name in NUMBERS if name in asked}
+    record["transcoded"] = row["transcoded"]
+    if "person_boxes" in asked:
+        record["num_persons"] = row["num_persons"]
+        record["person_boxes"] = [list(box.values()) for box in row["person_boxes"]]
+    return Sample(row["key"], jpeg, record)
+
+
+def _plain_colours(data: bytes) -> bool:
+    return open_image(data)[1].mode in {"RGB", "L"}

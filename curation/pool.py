@@ -1,0 +1,114 @@
+"""Run one function over many jobs: in this process, or on Dask workers with back-pressure."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+import dask
+from distributed import Client, Future, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+IN_FLIGHT = 2  # jobs per worker thread that the scheduler holds at a time
+
+
+class WorkerDied(RuntimeError):
+    """The worker process died while it ran a job: out of memory, or a crash in a decoder."""
+
+
+class Outcome(Generic[Job, Result]):
+    """What became of a job: a result, or the error that ended it."""
+
+    def __init__(self, job: Job, result: Result | None = None, error: BaseException | None = None) -> None:
+        self.job, self._result, self.error = job, result, error
+
+    def result(self) -> Result:
+        """The result, or the error raised."""
+        if self.error is not None:
+            raise self.error
+        assert self._result is not None
+        return self._result
+
+
+class Pool(Protocol):
+    """Where jobs run."""
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def dashboard(self) -> str | None: ...
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Outcome[Job, Result]]:
+        """Outcomes as they come, in any order; only a few jobs per worker are handed out ahead."""
+
+
+class InlinePool:
+    """Jobs one after another in this process."""
+
+    workers = 1
+    dashboard = None
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Outcome[Job, Result]]:
+        for job in jobs:
+            try:
+                yield Outcome(job, function(job))
+            except Exception as error:
+                yield Outcome(job, error=error)
+
+
+class DaskPool:
+    """Jobs on the workers of a Dask cluster."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.workers = sum(client.nthreads().values())
+        self.dashboard = client.dashboard_link
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Outcome[Job, Result]]:
+        queue = iter(jobs)
+        running: dict[Future, Job] = {}
+        done = as_completed([])
+
+        def submit() -> None:
+            if (job := next(queue, None)) is not None:
+                future = self.client.submit(function, job, pure=False)
+                running[future] = job
+                done.add(future)
+
+        for _ in range(max(1, self.workers) * IN_FLIGHT):
+            submit()
+        for future in done:
+            job = running.pop(future)
+            outcome: Outcome[Job, Result] = _outcome(job, future)
+            future.release()
+            submit()
+            yield outcome
+
+
+@contextmanager
+def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
+    """`scheduler`: address of an existing cluster. Otherwise `workers` local processes; 0 works in this one."""
+    if scheduler:
+        with Client(scheduler) as client:
+            yield DaskPool(client)
+    elif workers == 0:
+        yield InlinePool()
+    else:
+        settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": True}
+        with (
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield DaskPool(client)
+
+
+def _outcome(job: Job, future: Future) -> Outcome[Job, Result]:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        error = WorkerDied(str(error))
+    return Outcome(job, error=error) if error is not None else Outcome(job, future.result())

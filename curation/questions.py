@@ -1,0 +1,12 @@
+"""The questions that can be asked, in the order they are asked, and the columns each one fills."""
+
+COLUMNS = {
+    "fingerprint": ("phash",),
+    "quality": ("blur", "exposure"),
+    "people": ("person_boxes",),
+    "text": ("text_area", "text_area_outside", "text_boxes"),
+    "watermark": ("pwatermark",),
+    "style": ("partistic", "punnatural"),
+    "safety": ("punsafe",),
+}
+SCORERS = tuple(COLUMNS)

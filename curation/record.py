@@ -1,0 +1,65 @@
+"""`run.json`: what was run on what, with which recipe and models, how far it came and how long each stage took."""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from curation.errors import UsageError
+from curation.recipe import Recipe, from_dict
+from manifests.account import Counts
+from manifests.store import Store
+
+RUN_FILE = "run.json"
+LIBRARIES = ("sapiens-curation", "numpy", "opencv-python-headless", "openvino", "pillow", "pyarrow", "simplejpeg")
+
+
+@dataclass
+class Record:
+    """The run's own account. `decided` and `packed` say for which recipe and scores those stages are complete."""
+
+    source: str
+    plan_hash: str
+    inputs: int
+    recipe: Recipe
+    passed_over: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    decided: str = ""
+    packed: str = ""
+    shards: int = 0
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def save(self, store: Store) -> None:
+        """Write `run.json` atomically."""
+        values = asdict(self) | {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_hash": self.recipe.hash,
+            "profile": self.recipe.profile,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        }
+        store.write_json(RUN_FILE, values)
+
+    def time(self, stage: str, seconds: float, images: int) -> None:
+        """Note how long a stage took; a resumed stage counts its last sitting."""
+        self.stages[stage] = {"seconds": round(seconds, 3), "images_per_s": round(images / max(seconds, 1e-9), 2)}
+
+
+def load_record(store: Store) -> Record:
+    """Read `run.json`; UsageError where there is none."""
+    values: Any = store.read_json(RUN_FILE)
+    if not isinstance(values, dict):
+        raise UsageError(f"{store.root} holds no {RUN_FILE}; start with `sapiens-curate run SOURCE {store.root}`")
+    return Record(
+        source=values["source"],
+        plan_hash=values["plan_hash"],
+        inputs=values["inputs"],
+        recipe=from_dict(values["recipe"], RUN_FILE),
+        passed_over=values["passed_over"],
+        models=values["models"],
+        counts=Counts(**values["counts"]),
+        decided=values["decided"],
+        packed=values["packed"],
+        shards=values["shards"],
+        stages=values["stages"],
+    )

@@ -1,0 +1,296 @@
+"""The run, stage after stage: plan → score → decide → pack → verify → report. Each may be run alone and again."""
+
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pyarrow.compute as pc
+from rich.console import Console
+
+from curation.deciding import Flips, Outcome, compare, resolve, write_manifest
+from curation.errors import UsageError
+from curation.lock import locked
+from curation.pack import Packed, ShardJob, manifest_file, pack_shard, shard_stats
+from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
+from curation.pool import InlinePool, Pool, WorkerDied, open_pool
+from curation.progress import Meter, meter
+from curation.recipe import Recipe, load_recipe
+from curation.record import RUN_FILE, Record, load_record
+from curation.report.page import write_report
+from curation.score import UnitJob, score_rows, score_unit, unit_stats
+from curation.settle import drop_shards_from, settle_manifest, write_index
+from manifests.account import Counts
+from manifests.store import Store, content_hash
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the work is done: `workers` local processes (None: one per core, 0: this one) or a Dask `scheduler`."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def processes(self) -> int:
+        return cores() if self.workers is None else self.workers
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker's networks: all workers together use every core once."""
+        return max(1, cores() // max(1, self.processes)) if self.scheduler is None else 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows of a unit that are scored only to see whether the worker survives."""
+
+    job: UnitJob
+    rows: tuple[int, ...]
+
+
+class Stopped(Exception):
+    """The run cannot go on now, but the same command will continue it."""
+
+
+def curate(
+    source: str,
+    out: str,
+    recipe: Recipe | str = "humans300m",
+    *,
+    place: Workplace | None = None,
+    console: Console | None = None,
+) -> Counts:
+    """Curate `source` into `out`: what `sapiens-curate run` does. Continues where an interrupted run stopped.
+
+    Raises UsageError for what the caller can mend, Stopped where the same call continues later.
+    """
+    console = console or Console(quiet=True)
+    wanted = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    store = Store(out)
+    with stages(store, console, place or Workplace()) as stage:
+        record = stage.plan(source, wanted)
+        if record.recipe.hash != wanted.hash:
+            raise UsageError(
+                f"{out} was made with another recipe ({record.recipe.name}, {record.recipe.hash}); "
+                f"use `sapiens-curate decide {out} --recipe …` to decide anew, or another folder"
+            )
+        stage.score(record)
+        stage.decide(record)
+        stage.pack(record)
+    console.print(f"report: {write_report(store.root)}")
+    return record.counts
+
+
+@contextmanager
+def stages(store: Store, console: Console, place: Workplace) -> Iterator["Stages"]:
+    """The stages over one locked output folder; workers start when the first stage needs them."""
+    try:
+        with locked(store), ExitStack() as stack:
+            yield Stages(store, console, place, stack)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise Stopped(f"the disk of {store.root} is full; nothing committed is lost: free some space") from None
+        raise
+
+
+class Stages:
+    """Each stage of a run on one folder. A stage that finds its work done does nothing."""
+
+    def __init__(self, store: Store, console: Console, place: Workplace, stack: ExitStack) -> None:
+        self.store, self.console, self.place, self._stack = store, console, place, stack
+
+    def plan(self, source: str, recipe: Recipe) -> Record:
+        """List the source once and freeze the list, or take up the list that is there."""
+        if self.store.exists(RUN_FILE) and self.store.exists(PLAN_FILE):
+            record = load_record(self.store)
+            if _absolute(source) != record.source:
+                raise UsageError(
+                    f"{self.store.root} was made from {record.source}, not from {source}; give that, or another folder"
+                )
+            if read_plan(self.store).hash != record.plan_hash:
+                raise UsageError(f"{self.store.root}/{PLAN_FILE} is not the plan of this run; start in another folder")
+            return record
+        start = time.monotonic()
+        plan, passed_over = make_plan(source, self.store)
+        recipe.check_columns([field.name for field in plan.extras])
+        record = Record(_absolute(source), plan.hash, plan.inputs, recipe, dict(passed_over))
+        record.time("plan", time.monotonic() - start, plan.inputs)
+        record.save(self.store)
+        others = ", ".join(f"{n} {kind}" for kind, n in passed_over.most_common(8))
+        self.console.print(f"plan: {plan.inputs} images{f'; passed over as no images: {others}' if others else ''}")
+        return record
+
+    def score(self, record: Record, retry: bool = False) -> None:
+        """Ask every image every question that is not answered yet; with `retry`, failed images again."""
+        plan = read_plan(self.store)
+        self.store.sweep("scores")
+        models = self._identities(record.recipe)
+        jobs = [
+            UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
+            for unit in range(plan.units)
+            if self._to_score(unit, plan, models, retry)
+        ]
+        inputs = sum(_inputs(job) for job in jobs)
+        if jobs:
+            self.console.print(f"scoring with profile {record.recipe.profile!r}: {', '.join(record.recipe.scorers)}")
+            pool = self._pool
+            with meter("score", inputs, self.console) as shown:
+                self._score(pool, jobs, shown)
+            record.time("score", shown.seconds, inputs)
+        record.models |= models
+        record.save(self.store)
+
+    def decide(self, record: Record) -> None:
+        """Give every input its verdict and write the manifest, unless recipe and scores are those of the last time."""
+        plan = read_plan(self.store)
+        state = self._state(plan, record.recipe)
+        if record.decided == state and self._is_packed(record, plan, state):
+            return
+        self.store.sweep("manifest")
+        start = time.monotonic()
+        outcome = resolve(self.store, plan, record.recipe)
+        record.packed = ""
+        record.counts = write_manifest(self.store, plan, record.recipe, outcome, record.models)
+        record.shards = -(-record.counts.kept // record.recipe.packing.samples_per_shard)
+        record.decided = state
+        record.time("decide", time.monotonic() - start, plan.inputs)
+        record.save(self.store)
+        self.console.print(f"decided by {record.recipe.name}: {record.counts}")
+
+    def pack(self, record: Record) -> None:
+        """Write the kept images into shards and their places into the manifest."""
+        plan = read_plan(self.store)
+        if not record.decided:
+            raise UsageError(f"{self.store.root} is not decided yet; run `sapiens-curate decide {self.store.root}`")
+        if self._is_packed(record, plan, record.decided):
+            return
+        self.store.sweep("shards")
+        drop_shards_from(self.store, record.shards)
+        jobs = list(self._shard_jobs(record, plan))
+        pool = self._pool if len(jobs) > 1 else InlinePool()
+        with meter("pack", record.counts.kept, self.console) as shown:
+            for outcome in pool.map(pack_shard, jobs):
+                packed: Packed = outcome.result()
+                shown.add(packed.packed + packed.failed)
+        record.counts = settle_manifest(self.store, plan)
+        write_index(self.store, record.shards)
+        record.packed = record.decided
+        record.time("pack", shown.seconds, record.counts.kept)
+        record.save(self.store)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        """The workers, started when first needed and kept to the end."""
+        pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler))
+        if pool.dashboard:
+            self.console.print(f"{pool.workers} Dask worker{'s' * (pool.workers != 1)}, dashboard {pool.dashboard}")
+        return pool
+
+    def _identities(self, recipe: Recipe) -> dict[str, str]:
+        from curation.scorers import make_scorers
+
+        return {scorer.name: scorer.identity for scorer in make_scorers(recipe, 1)}
+
+    def _to_score(self, unit: int, plan: Plan, models: dict[str, str], retry: bool) -> bool:
+        stats = unit_stats(self.store, unit, plan)
+        if stats is None or any(stats["identities"].get(name) != identity for name, identity in models.items()):
+            return True
+        return retry and stats["failed"] > 0
+
+    def _score(self, pool: Pool, jobs: list[UnitJob], shown: Meter) -> None:
+        deadly: list[UnitJob] = []
+        for outcome in pool.map(score_unit, jobs):
+            if isinstance(outcome.error, WorkerDied):
+                deadly.append(outcome.job)
+            else:
+                shown.add(_inputs(outcome.job), outcome.result())
+        for job in deadly:
+            rows = tuple(find_deadly(pool, job, tuple(range(_inputs(job)))))
+            self.console.print(f"unit {job.unit}: {len(rows)} image(s) kill their worker; marked as failed")
+            outcome = next(iter(pool.map(score_unit, [replace(job, deadly=rows)])))
+            if isinstance(outcome.error, WorkerDied):
+                raise Stopped(
+                    f"unit {job.unit} kills its worker although no image alone does; use fewer --workers"
+                )
+            shown.add(_inputs(job), outcome.result())
+
+    def _state(self, plan: Plan, recipe: Recipe) -> str:
+        """Changes when the recipe, the plan or any score file does."""
+        units = [unit_stats(self.store, unit, plan) for unit in range(plan.units)]
+        if missing := [unit for unit, stats in enumerate(units) if stats is None]:
+            raise UsageError(
+                f"{len(missing)} of {plan.units} units are not scored yet; run `sapiens-curate score {self.store.root}`"
+            )
+        return content_hash([recipe.hash, plan.hash, [stats["sha256"] for stats in units if stats]])
+
+    def _is_packed(self, record: Record, plan: Plan, state: str) -> bool:
+        return (
+            record.packed == state
+            and len(self.store.names("manifest", ".parquet")) == plan.units
+            and all(shard_stats(self.store, shard) for shard in range(record.shards))
+        )
+
+    def _shard_jobs(self, record: Record, plan: Plan) -> Iterator[ShardJob]:
+        """The shards and the units each draws from; kept images are in plan order, so those are neighbours."""
+        units: dict[int, list[int]] = {}
+        for unit in range(plan.units):
+            shards = pc.unique(self.store.read_table(manifest_file(unit), ["shard"])["shard"]).to_pylist()
+            for shard in shards:
+                if shard >= 0:
+                    units.setdefault(shard, []).append(unit)
+        for shard, members in sorted(units.items()):
+            yield ShardJob(self.store.root, shard, tuple(members), plan, record.recipe)
+
+
+def redecide(out: str, recipe: Recipe) -> tuple[Outcome, Flips]:
+    """What another recipe would change, without writing. Raises UsageError where its scores are missing."""
+    store = Store(out)
+    plan, record = read_plan(store), load_record(store)
+    check_scored(record, recipe)
+    recipe.check_columns([field.name for field in plan.extras])
+    if len(store.names("manifest", ".parquet")) != plan.units:
+        raise UsageError(f"{out} has no whole manifest to compare with; run `sapiens-curate decide {out}` first")
+    return compare(store, plan, recipe)
+
+
+def check_scored(record: Record, recipe: Recipe) -> None:
+    """UsageError where a recipe asks a question that this run has not put to its images."""
+    if missing := [name for name in recipe.scorers if name not in record.models]:
+        raise UsageError(
+            f"{', '.join(missing)} not scored in this run; run `sapiens-curate score` with that recipe first"
+        )
+
+
+def find_deadly(pool: Pool, job: UnitJob, rows: tuple[int, ...]) -> Iterable[int]:
+    """Halve until the rows that kill a worker stand alone."""
+    outcome = next(iter(pool.map(_probe, [Probe(job, rows)])))
+    if not isinstance(outcome.error, WorkerDied):
+        outcome.result()
+        return
+    if len(rows) == 1:
+        yield rows[0]
+        return
+    middle = len(rows) // 2
+    yield from find_deadly(pool, job, rows[:middle])
+    yield from find_deadly(pool, job, rows[middle:])
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _probe(probe: Probe) -> int:
+    return score_rows(probe.job, probe.rows)
+
+
+def _inputs(job: UnitJob) -> int:
+    return job.plan.starts[job.unit + 1] - job.plan.starts[job.unit]
+
+
+def _absolute(source: str) -> str:
+    return source if "://" in source else os.path.abspath(source)

@@ -1,0 +1,75 @@
+"""Prove that a curated folder is whole: every input once, every kept image where the manifest says, hashes equal."""
+
+import numpy as np
+import pyarrow.compute as pc
+
+from curation.deciding import in_order
+from curation.pack import manifest_file, shard_stats, table_file, tar_file
+from curation.plan import read_plan, read_unit
+from curation.record import load_record
+from manifests.account import Counts, Unbalanced, count
+from manifests.store import Store
+
+
+def verify(out: str) -> tuple[Counts, list[str]]:
+    """Counts over the manifest and every fault found, as sentences; no fault, an empty list."""
+    store = Store(out)
+    plan, record = read_plan(store), load_record(store)
+    faults: list[str] = []
+
+    def check(unit: int) -> tuple[Counts, list[str]]:
+        return _check_unit(store, unit, plan.starts[unit + 1] - plan.starts[unit])
+
+    total = Counts()
+    for counts, found in in_order(check, plan.units):
+        total += counts
+        faults.extend(found)
+    if total != record.counts:
+        faults.append(f"run.json says {record.counts}; the manifest says {total}")
+    kept = 0
+    for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n), record.shards)):
+        kept += packed
+        faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
+    if kept != total.kept:
+        faults.append(f"the shards hold {kept} images, the manifest keeps {total.kept}")
+    extra = set(store.names("shards", ".tar")) - {tar_file(shard) for shard in range(record.shards)}
+    faults.extend(f"{name} belongs to no decision of this run" for name in sorted(extra))
+    return total, faults
+
+
+def _check_unit(store: Store, unit: int, inputs: int) -> tuple[Counts, list[str]]:
+    try:
+        table = store.read_table(manifest_file(unit), ["uri", "member", "verdict", "shard", "offset"])
+        counts = count(table, inputs)
+    except (OSError, Unbalanced) as error:
+        return Counts(inputs), [f"manifest of unit {unit}: {error}"]
+    plan = read_unit(store, unit)
+    faults = [
+        f"manifest of unit {unit}: column {name!r} is not the plan's"
+        for name in ("uri", "member")
+        if table[name].to_pylist() != plan[name].to_pylist()
+    ]
+    kept = pc.equal(table["verdict"], "kept").to_numpy()
+    if not np.array_equal(kept, pc.greater_equal(table["offset"], 0).to_numpy()):
+        faults.append(f"manifest of unit {unit}: kept images are not packed; run `sapiens-curate pack {store.root}`")
+    return counts, faults
+
+
+def _check_shard(store: Store, shard: int) -> tuple[int, list[str]]:
+    stats = shard_stats(store, shard)
+    if stats is None:
+        return 0, ["is missing or does not have the size its stats vouch for"]
+    faults = [
+        f"{name} does not have the sha256 its stats vouch for"
+        for name, wanted in stats["sha256"].items()
+        if store.sha256(f"shards/{name}") != wanted
+    ]
+    table = store.read_table(table_file(shard), ["key", "offset", "size"]).to_pylist()
+    with store.open(tar_file(shard)) as tar:
+        for row in table:
+            tar.seek(row["offset"] - 512)
+            block = tar.read(512 + row["size"])
+            name = block[:100].rstrip(b"\0").decode("utf-8", "replace")
+            if name != f"{row['key']}.jpg" or block[512:514] != b"\xff\xd8" or block[-2:] != b"\xff\xd9":
+                faults.append(f"sample {row['key']} is not at byte {row['offset']}")
+    return len(table), faults

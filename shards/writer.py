@@ -1,0 +1,65 @@
+"""Write WebDataset tars whose bytes depend on their samples alone: fixed times and owners, members in order."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its record. `key` is `{shard:05d}{index:04d}`, 9 digits without a dot."""
+
+    key: str
+    jpeg: bytes
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a sample's JPEG lies in its tar: first byte and number of bytes."""
+
+    key: str
+    offset: int
+    size: int
+
+
+def sample_key(shard: int, index: int) -> str:
+    """img2dataset's key: 5 digits of the shard, 4 of the place in it. Raises ValueError past 99,999 and 9,999."""
+    if not (0 <= shard <= 99_999 and 0 <= index <= 9_999):
+        raise ValueError(f"shard {shard}, index {index}: shards go up to 99999 and hold at most 10000 samples")
+    return f"{shard:05d}{index:04d}"
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> list[Placed]:
+    """Write `{key}.jpg` and `{key}.json` per sample to an uncompressed USTAR file."""
+    placed = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            offset = _add(tar, f"{sample.key}.jpg", sample.jpeg)
+            record = json.dumps(sample.record, ensure_ascii=False, sort_keys=True, allow_nan=False)
+            _add(tar, f"{sample.key}.json", record.encode())
+            placed.append(Placed(sample.key, offset, len(sample.jpeg)))
+    return placed
+
+
+def check_tar(path: Path, placed: list[Placed]) -> None:
+    """Reopen a tar and find every sample where it was placed; raises OSError where one is not."""
+    with tarfile.open(path, "r:") as tar:
+        found = {m.name: (m.offset_data, m.size) for m in tar if m.name.endswith(".jpg")}
+    wanted = {f"{p.key}.jpg": (p.offset, p.size) for p in placed}
+    if found != wanted:
+        raise OSError(f"{path}: {len(wanted)} samples written, {len(found)} read back; is the disk sound?")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    info.mtime = 0
+    start = tar.offset
+    tar.addfile(info, io.BytesIO(data))
+    return start + tarfile.BLOCKSIZE
