@@ -16,9 +16,7 @@ def manifest_names(store: Store) -> list[str]:
     """The manifest's files in plan order. Raises FileNotFoundError where there is none yet."""
     names = store.names(FOLDER, ".parquet")
     if not names:
-        raise FileNotFoundError(
-            f"{store.root} holds no {FOLDER}/*.parquet; run `sapiens-curate decide` on it first"
-        )
+        raise FileNotFoundError(f"{store.root} holds no {FOLDER}/*.parquet; run `sapiens-curate decide` on it first")
     return names
 
 

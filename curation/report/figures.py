@@ -24,7 +24,7 @@ INKS = {
     "mark": "#b4470f",
 }
 """Colours by role; in a page each becomes the CSS variable of that name, which follows light and dark."""
-SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "figure", "font.size": 9}
+AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "figure"}
 CSS_PIXELS_PER_POINT = 4 / 3
 
 
@@ -71,14 +71,14 @@ def histogram_figure(histogram: Histogram) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write .svg, .png or .pdf, as the name says."""
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(AS_TEXT):
         figure.savefig(path, dpi=200, facecolor="white", bbox_inches="tight")
 
 
 def inline_svg(figure: Figure, title: str) -> Markup:
     """An `<svg>` element for a page: text stays text, colours are CSS variables, no ids that could clash."""
     buffer = io.StringIO()
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(AS_TEXT):
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(
             buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.02, metadata=no_metadata
@@ -87,8 +87,9 @@ def inline_svg(figure: Figure, title: str) -> Markup:
     view_box = re.search(r'viewBox="([^"]*)"', text)
     assert view_box
     width = float(view_box[1].split()[2]) * CSS_PIXELS_PER_POINT
-    body = text[text.index("</defs>") + len("</defs>") :] if "</defs>" in text else text
-    body = re.sub(r' id="[^"]*"', "", body)
+    body = text[text.index(">", view_box.end()) + 1 :]
+    for part in (r"<defs>.*?</defs>", r' id="[^"]*"', r' clip-path="[^"]*"'):  # nothing here needs clipping
+        body = re.sub(part, "", body, flags=re.DOTALL)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
     for ink, color in INKS.items():
         body = body.replace(color, f"var(--{ink})")
