@@ -15,6 +15,7 @@ from training.models.vit import (
     Grid,
     Mlp,
     ViT,
+    attend,
     initialise,
     normalise,
     patchify,
@@ -67,7 +68,7 @@ class CrossAttention(nn.Module):
         head = width // self.heads
         q = self.q(x).reshape(b, n, self.heads, head).transpose(1, 2)
         k, v = self.kv(memory).reshape(b, -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(b, n, width))
 
 
@@ -188,8 +189,9 @@ class MAE(nn.Module):
         pixels = normalise(patches)
         if not self.norm_pix:
             return pixels
-        mean, variance = pixels.mean(-1, keepdim=True), pixels.var(-1, keepdim=True)
-        return (pixels - mean) / (variance + 1e-6).sqrt()
+        # (x - mean) / sqrt(unbiased variance + 1e-6), written as the one fused kernel that has the biased variance
+        n = pixels.shape[-1]
+        return F.layer_norm(pixels, (n,), eps=1e-6 * (n - 1) / n) * ((n - 1) / n) ** 0.5
 
 
 def visible_count(patches: int, mask_ratio: float) -> int:

@@ -66,6 +66,19 @@ def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return torch.cat([table[:, :prefix], places.to(table.dtype)], dim=1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention over (B, heads, N, d): fused, but for short bf16 sequences on a CPU.
+
+    There the backward pass of the fused kernel takes 2 to 5 times as long as plain matrix products (benchmarks/pretrain.py).
+    """
+    short = q.shape[-2] * k.shape[-2] <= 512 * 512
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and short:
+        with torch.autocast("cpu", enabled=False):  # it would make float32 copies of the scores
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            return scores.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class PatchEmbed(nn.Module):
     """A strided convolution, applied as one matrix product to the patches that are asked for."""
 
@@ -88,7 +101,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, width = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(b, n, width))
 
 
@@ -178,10 +191,9 @@ class ViT(nn.Module):
 
 def normalise(patches: Tensor) -> Tensor:
     """Raw patches (…, p·p·3) in 0 … 255 → float32 with ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(colour, device=patches.device) for colour in (IMAGENET_MEAN, IMAGENET_STD))
     repeats = patches.shape[-1] // 3
-    mean = torch.tensor(IMAGENET_MEAN, device=patches.device).repeat(repeats)
-    std = torch.tensor(IMAGENET_STD, device=patches.device).repeat(repeats)
-    return (patches.float() - mean) / std
+    return torch.addcmul((-mean / std).repeat(repeats), patches.float(), (1 / std).repeat(repeats))
 
 
 def initialise(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ PATCH = 16
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one model. image: its native square resolution in pixels."""
+    """Sizes of one model. image: its native square resolution in pixels. batch: images per optimiser step."""
 
     name: str
     width: int
@@ -22,6 +22,7 @@ class Architecture:
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
+    batch: int = 4096
 
     @property
     def grid(self) -> Grid:
@@ -31,7 +32,7 @@ class Architecture:
 FAMILY = {
     model.name: model
     for model in (
-        Architecture("tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4),
+        Architecture("tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4, batch=128),
         Architecture("0.3b", 1024, 24, 16),
         Architecture("0.6b", 1280, 32, 16),
         Architecture("1b", 1536, 40, 24),

@@ -1,0 +1,138 @@
+"""One process or many: who am I, what do we agree on, and how the model is spread over GPUs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """Element-wise sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, on all ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        box = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextmanager
+def all_ranks() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started; alone without it."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" not in os.environ:
+        yield Ranks(0, 1, 0, device)
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(
+    model: nn.Module,
+    blocks: list[nn.ModuleList],
+    ranks: Ranks,
+    *,
+    sharded: bool,
+    compiled: bool,
+    recompute: bool,
+    bf16: bool,
+) -> nn.Module:
+    """The model ready to train on all ranks; blocks are the lists of transformer blocks in it, in forward order.
+
+    The order is fixed: activation checkpointing wraps a block, compilation sees the wrapped block, sharding comes last, so that
+    gathering weights stays outside the compiled graph and happens again before a recomputation.
+    """
+    for group in blocks:
+        for i, block in enumerate(group):
+            if recompute:
+                group[i] = block = checkpoint_wrapper(block)
+            if compiled:
+                block.compile(fullgraph=True, dynamic=False)
+    if not sharded:
+        if ranks.world == 1:
+            return model
+        return DistributedDataParallel(
+            model, device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    # Weights travel as bf16; activations keep their type, so that autocast rules the arithmetic as it does under DDP.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    every_block = [block for group in blocks for block in group]
+    for block in every_block:
+        fully_shard(block, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    for block, following in zip(every_block, every_block[1:], strict=False):
+        block.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([block])
+    return model
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without its DDP shell."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under the names they have without any wrapper."""
+    return {
+        name.replace("_checkpoint_wrapped_module.", ""): parameter for name, parameter in bare(model).named_parameters()
+    }
+
+
+@contextmanager
+def gradients_synced(model: nn.Module, now: bool) -> Iterator[None]:
+    """Exchange gradients in this backward pass, or keep adding them up locally."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not now:
+        with model.no_sync():
+            yield
+    else:
+        yield

@@ -1,0 +1,26 @@
+"""Leaving in good order when a scheduler asks."""
+
+import os
+import signal
+from types import FrameType
+
+EXIT_REQUEUE = 75
+"""EX_TEMPFAIL: the work is saved and not finished; start the same command again."""
+
+
+class Interrupt:
+    """Remembers SIGTERM and SIGUSR1 for the loop to see at the end of a step. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
