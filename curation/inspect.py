@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from curation.decide import DUPLICATE
 from curation.errors import UsageError
 from curation.recipe import Recipe
+from curation.record import load_record
 from curation.report.cards import number_text, numbers_of, place_of
 from curation.report.pictures import Located, Row, locate, read_picture
-from curation.report.record import read_run
 from curation.report.thresholds import lines
 from manifests.scan import numbers_where, rows_at
 from manifests.store import Store
@@ -121,7 +121,7 @@ def inspect(out: str | PathLike[str], key: str) -> Inspection:
     different ones fit, or where `out` is no curated folder.
     """
     store = Store(out)
-    _, recipe = read_run(store)
+    recipe = load_record(store).recipe
     number, copies = _find(store, key)
     located = locate(store, [number])[number]
     row = located.row

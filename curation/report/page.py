@@ -9,12 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from curation.recipe import to_yaml
+from curation.record import RUN_FILE, load_record
 from curation.report.cards import name_of, place_of
 from curation.report.columns import Column
 from curation.report.figures import histogram_figure, inline_svg, people_figure
 from curation.report.galleries import Edge, Galleries, galleries
 from curation.report.histogram import Histogram
-from curation.report.record import read_run
 from curation.report.tally import Failure, Tally, tally
 from manifests.people import HUMANS_300M, LABELS, people_per_image
 from manifests.scan import rows_at
@@ -64,7 +64,8 @@ def write_report(out: str | PathLike[str]) -> Path:
 
 def render(store: Store) -> str:
     """The page as HTML text. Everything that came from the photos is escaped."""
-    run, recipe = read_run(store)
+    record = load_record(store)
+    recipe = record.recipe
     counts = tally(store, recipe)
     pictures = galleries(store, recipe, counts)
     people = people_per_image(store)
@@ -77,7 +78,8 @@ def render(store: Store) -> str:
     )
     environment.filters |= {"count": _count, "percent": _percent, "duration": _duration}
     return environment.get_template("page.html").render(
-        run=run,
+        run=record,
+        versions=store.read_json(RUN_FILE)["versions"],
         recipe=recipe,
         recipe_text=to_yaml(recipe),
         counts=counts,

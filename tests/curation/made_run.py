@@ -1,4 +1,4 @@
-"""A curated folder made by hand from a few real photos: what the page and `inspect` read, without a run."""
+"""A curated folder made by hand from one real photo: what the page and `inspect` read, without a run."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from manifests.schema import PLAN, manifest_schema
 
+HOSTILE = "\"><script>alert(1)<|script> & 'x'.jpg"
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 RECIPE: dict[str, Any] = {
     "name": "humans300m",
@@ -31,6 +32,11 @@ RUN: dict[str, Any] = {
     "profile": "builtin",
     "models": {"people": "people-small@a1b2c3"},
     "versions": {"python": "3.11"},
+    "passed_over": {},
+    "counts": {"kept": 15, "rejected": 10, "failed": 12},
+    "decided": "",
+    "packed": "",
+    "shards": 1,
     "stages": {
         "plan": {"seconds": 0.2, "images_per_s": 90.0},
         "score": {"seconds": 75.0, "images_per_s": 4.5},
@@ -144,3 +150,32 @@ def pack(out: Path, shard: int, rows: list[dict[str, Any]]) -> None:
                 "size": member.size,
             }
             one.update(place)
+
+
+def sample_run(out: Path) -> Path:
+    """15 kept, 10 rejected (one a repeat, one gone since, one with a hostile name), 12 failed."""
+    photos = out / "photos"
+    photos.mkdir()
+    paths = [photos / f"{number:02d}.jpg" for number in range(24)] + [photos / HOSTILE]
+    for number, path in enumerate(paths):
+        path.write_bytes(jpeg(photo(number)))
+    kept = [row(str(path), pwatermark=0.03 * number) for number, path in enumerate(paths[:15])]
+    pack(out, 0, kept[:10])
+    by_watermark = [
+        rejected(path, "watermark", pwatermark=0.5 + 0.1 * number) for number, path in enumerate(paths[15:18])
+    ]
+    by_two = rejected(paths[18], "watermark", "art", pwatermark=0.51, partistic=0.9)
+    no_person = {"person_boxes": [], "num_persons": 0, "largest_person_px": 0.0}
+    nobody = [rejected(path, "person", **no_person) for path in paths[19:23]]
+    repeat = rejected(paths[23], "duplicate", uid=f"{0:032x}", duplicate_of=f"{0:032x}")
+    hostile = rejected(paths[24], "art", partistic=0.7, caption="<img src=x>")
+    failed = [failed_row(f"/photos/broken-{n}.jpg", "failed_to_decode", "DamagedImage: ends early") for n in range(11)]
+    failed.append(failed_row("/photos/<b>gone</b>.jpg", "failed_to_read", "FileNotFoundError: <i>no</i> such file"))
+    write_run(out, [*kept, *by_watermark, by_two, *nobody, repeat, hostile, *failed])
+    paths[19].unlink()
+    return out
+
+
+def rejected(path: Path, *reasons: str, **values: Any) -> dict[str, Any]:
+    """A row of an image that these rules reject."""
+    return row(str(path), verdict="rejected", reasons=list(reasons), **values)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import failed_row, row, write_run
 from PIL import Image
 
 from curation.errors import UsageError
 from curation.inspect import inspect
+from tests.curation.made_run import failed_row, row, write_run
 
 
 def test_a_kept_image_by_its_sample_key(made_run: Path) -> None:

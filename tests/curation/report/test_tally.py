@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_run import RECIPE, failed_row, row, write_run
 
 from curation.errors import UsageError
 from curation.recipe import Recipe
@@ -13,6 +12,7 @@ from curation.report.picks import Smallest, spread
 from curation.report.tally import tally
 from manifests import scan
 from manifests.store import Store
+from tests.curation.made_run import RECIPE, failed_row, row, write_run
 
 WATERMARK = ("pwatermark", 0.5)
 
