@@ -54,10 +54,7 @@ def bin_edges(column: Column, value_range: tuple[float, float] | None, marks: li
     low = low if column.low is None else column.low
     high = high if column.high is None else column.high
     if column.scale == "log":
-        high = max(high, 1.0)
-        return np.geomspace(max(low, high * 1e-4), high * 1.0001, BINS + 1)
-    if high <= low:
-        high = low + 1
-    if column.scale == "sqrt":
-        return low + (high - low) * np.linspace(0, 1, BINS + 1) ** 2
-    return np.linspace(low, high, BINS + 1)
+        low = max(low, high * 1e-4, 1e-9)
+        return np.geomspace(low, high if high > low else 10 * low, BINS + 1)
+    steps = np.linspace(0, 1, BINS + 1)
+    return low + (high - low if high > low else 1) * (steps**2 if column.scale == "sqrt" else steps)
