@@ -22,7 +22,5 @@ def _in_wheel(package: str, inside: str) -> Path:
         raise FileNotFoundError(f"the builtin profile needs the package {package!r}: pip install {package}")
     path = Path(spec.submodule_search_locations[0]) / inside
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{package} is installed without {inside}: reinstall it, pip install -U {package}"
-        )
+        raise FileNotFoundError(f"{package} is installed without {inside}: reinstall it, pip install -U {package}")
     return path

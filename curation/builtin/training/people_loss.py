@@ -79,9 +79,7 @@ def inside(centres: Tensor, boxes: Tensor) -> Tensor:
 
 def plain_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes that broadcast against each other."""
-    shared = (
-        (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    )
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     area = (a[..., 2:] - a[..., :2]).clamp(min=0).prod(-1) + (b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1)
     return shared / (area - shared).clamp(min=1e-6)
 
@@ -90,13 +88,9 @@ def complete_iou(a: Tensor, b: Tensor) -> Tensor:
     """CIoU of paired boxes [n,4]: IoU less the centres' distance and the difference in shape."""
     iou = plain_iou(a, b)
     hull = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
-    apart = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).square().sum(1) / hull.square().sum(1).clamp(
-        min=1e-6
-    )
+    apart = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).square().sum(1) / hull.square().sum(1).clamp(min=1e-6)
     size_a, size_b = (a[:, 2:] - a[:, :2]).clamp(min=1e-3), (b[:, 2:] - b[:, :2]).clamp(min=1e-3)
-    shape = (4 / math.pi**2) * (
-        torch.atan(size_b[:, 0] / size_b[:, 1]) - torch.atan(size_a[:, 0] / size_a[:, 1])
-    ) ** 2
+    shape = (4 / math.pi**2) * (torch.atan(size_b[:, 0] / size_b[:, 1]) - torch.atan(size_a[:, 0] / size_a[:, 1])) ** 2
     with torch.no_grad():
         alpha = shape / (1 - iou + shape).clamp(min=1e-6)
     return iou - apart - alpha * shape

@@ -66,8 +66,8 @@ class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     def _single(self, rng: np.random.Generator) -> Scene:
         image, people = self._pick(rng)
         canvas = np.full((self.size, self.size, 3), _background(rng), np.uint8)
-        # Long side at 0.6 to 1.6 of the window: whole pictures, small ones, and crops.
-        scale = self.size * np.exp(rng.uniform(np.log(0.6), np.log(1.6))) / max(image.shape[:2])
+        # Long side at 0.6 to 2.2 of the window: whole pictures, small ones, and crops.
+        scale = self.size * np.exp(rng.uniform(np.log(0.6), np.log(2.2))) / max(image.shape[:2])
         return _place(canvas, image, people, scale, (0, 0, self.size, self.size), rng)
 
     def _mosaic(self, rng: np.random.Generator) -> Scene:
@@ -96,12 +96,8 @@ class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
         scale = height / image.shape[0]
         if rng.random() < 0.5:
             image, mask = image[:, ::-1], mask[:, ::-1]
-        image = cv2.resize(
-            np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
-        )
-        alpha = cv2.resize(
-            np.ascontiguousarray(mask) * np.float32(1), image.shape[1::-1], interpolation=cv2.INTER_AREA
-        )
+        image = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        alpha = cv2.resize(np.ascontiguousarray(mask) * np.float32(1), image.shape[1::-1], interpolation=cv2.INTER_AREA)
         h, w = alpha.shape
         x = int(rng.integers(-w // 3, max(self.size - 2 * w // 3, 1 - w // 3)))
         y = int(rng.integers(-h // 6, max(self.size - h // 2, 1 - h // 6)))
@@ -147,7 +143,7 @@ def _sampling_weights(pictures: list[Picture]) -> NDArray[np.float64]:
     """Cumulative chances: photos with several people and photos of nobody are rare in the collection and drawn more often."""
     factor = {
         "people-boxes": 2.0,
-        "plain": 2.5,
+        "plain": 4.0,
         "pose-sport": 0.8,
         "parts-fashion": 0.6,
         "art": 1.0,
@@ -189,9 +185,7 @@ def _place(
             b[:, [0, 2]] = image.shape[1] - b[:, [2, 0]]
         return b * np.array([fx, fy, fx, fy], np.float32) + np.array([x, y, x, y], np.float32)
 
-    return Scene(
-        canvas, _clip(People(move(people.boxes), people.trust, move(people.unsure)), (x0, y0, x1, y1))
-    )
+    return Scene(canvas, _clip(People(move(people.boxes), people.trust, move(people.unsure)), (x0, y0, x1, y1)))
 
 
 def _offset(start: int, room: int, length: int, rng: np.random.Generator) -> int:
@@ -218,9 +212,7 @@ def _hide_behind(people: People, front: NDArray[np.float32]) -> People:
     top, bottom = np.maximum(people.boxes[:, :2], front[:2]), np.minimum(people.boxes[:, 2:], front[2:])
     covered = np.clip(bottom - top, 0, None).prod(1) / (people.boxes[:, 2:] - people.boxes[:, :2]).prod(1)
     seen = covered < 1 - KEEP_VISIBLE
-    return People(
-        people.boxes[seen], people.trust[seen], np.concatenate([people.unsure, people.boxes[~seen]])
-    )
+    return People(people.boxes[seen], people.trust[seen], np.concatenate([people.unsure, people.boxes[~seen]]))
 
 
 def _join(parts: list[People]) -> People:

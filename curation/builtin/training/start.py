@@ -21,9 +21,7 @@ def nudenet_convolutions() -> dict[str, np.ndarray]:
             continue
         path = re.sub(r"^/model\.|/Conv/WithoutBiases$", "", name).replace("/", ".")
         found[path + ".weight"] = op.input_value(1).get_node().data.astype(np.float32)
-        (add,) = [
-            t.get_node() for t in op.output(0).get_target_inputs() if t.get_node().get_type_name() == "Add"
-        ]
+        (add,) = [t.get_node() for t in op.output(0).get_target_inputs() if t.get_node().get_type_name() == "Add"]
         bias = add.input_value(1).get_node()
         if bias.get_type_name() == "Reshape":
             bias = bias.input_value(0).get_node()

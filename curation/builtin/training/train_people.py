@@ -42,9 +42,7 @@ def main() -> None:
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))
     step = _resume(args.work / "checkpoint.pt", net, average, optimizer)
-    scenes = Scenes(
-        read_collection(args.data, "train"), WINDOW, SEED, step * BATCH, (args.steps - step) * BATCH
-    )
+    scenes = Scenes(read_collection(args.data, "train"), WINDOW, SEED, step * BATCH, (args.steps - step) * BATCH)
     loader = DataLoader(scenes, BATCH, num_workers=1, collate_fn=list, prefetch_factor=4)
     held_out = read_collection(args.data, "dev", {"people-coco", "people-voc"})
     centres, strides = cells(WINDOW, WINDOW)
@@ -55,9 +53,7 @@ def main() -> None:
         images = torch.stack([row[0] for row in batch]).to(memory_format=torch.channels_last).float() / 255
         with torch.autocast("cpu", torch.bfloat16):
             sides, logits = net.raw(images)
-        loss, parts = people_loss(
-            sides.float(), logits.float(), centres, strides, [tuple(row[1:]) for row in batch]
-        )
+        loss, parts = people_loss(sides.float(), logits.float(), centres, strides, [tuple(row[1:]) for row in batch])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -76,9 +72,7 @@ def main() -> None:
         if step % LOOK_EVERY == 0 or step == args.steps:
             print(f"step {step}  {look(average, held_out)}", flush=True)
             started = time.perf_counter()
-    save_file(
-        {k: v.half().contiguous() for k, v in average.state_dict().items()}, args.work / "people.safetensors"
-    )
+    save_file({k: v.half().contiguous() for k, v in average.state_dict().items()}, args.work / "people.safetensors")
 
 
 def schedule(step: int, steps: int) -> float:
@@ -127,9 +121,7 @@ def _save(
     os.replace(path.with_suffix(".part"), path)
 
 
-def _resume(
-    path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer
-) -> int:
+def _resume(path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer) -> int:
     if not path.exists():
         return 0
     state: dict[str, Tensor | dict | int] = torch.load(path, weights_only=True)
@@ -141,14 +133,10 @@ def _resume(
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the weights")
-    parser.add_argument(
-        "--steps", type=int, default=6000, help=f"of {BATCH} scenes each (default: %(default)s)"
-    )
+    parser.add_argument("--steps", type=int, default=6000, help=f"of {BATCH} scenes each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

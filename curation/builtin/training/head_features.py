@@ -1,0 +1,79 @@
+"""Features of variants and of held-out pictures, computed once and kept: the backbones are frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.builtin import Builtin
+from curation.builtin.training.collection import Picture, read_collection
+from curation.builtin.training.layouts import KINDS, composed
+from curation.builtin.training.variants import UNKNOWN, Image, Variant, Variants, natural_truth
+
+CHUNK = 500
+PHOTO_SOURCES = ("people-coco", "people-voc", "people-video", "parts-fashion", "plain", "pose-sport")
+MARK_SOURCES = ("watermark", "people-coco", "people-voc", "plain")
+HELD_OUT_LAYOUTS = 200
+
+
+def features_of(builtin: Builtin, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:
+    """[n,4704]: text features, then body features."""
+    rows = []
+    for image in images:
+        f = builtin.features([image], {"style"})
+        rows.append(np.concatenate([f.of("text_pooled")[0], f.of("body_pooled")[0]]).astype(np.float16))
+    return np.stack(rows)
+
+
+def variant_features(
+    variants: Variants, count: int, folder: Path, builtin: Builtin
+) -> tuple[NDArray[np.float16], NDArray[np.int8]]:
+    """Features [count,4704] and truths [count,4] of the first `count` variants; finished chunks are read from `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for first in range(0, count, CHUNK):
+        path = folder / f"{first:06d}.npz"
+        if not path.exists():
+            made: list[Variant] = [variants[i] for i in range(first, first + CHUNK)]
+            values = features_of(builtin, (v.image for v in made))
+            with path.with_suffix(".part").open("wb") as handle:
+                np.savez(handle, features=values, truth=np.array([v.truth for v in made], np.int8))
+            os.replace(path.with_suffix(".part"), path)
+            print(f"features of {first + CHUNK} variants", flush=True)
+        with np.load(path) as saved:
+            chunks.append((saved["features"], saved["truth"]))
+    return np.concatenate([c[0] for c in chunks]), np.concatenate([c[1] for c in chunks])
+
+
+def held_out_pictures(data: Path) -> list[tuple[Picture | str, Image, tuple[int, int, int, int]]]:
+    """Held-out pictures with their truths, and layouts made of held-out photos: (picture or layout kind, pixels, truths)."""
+    pictures = [p for p in read_collection(data, "dev") if p.source not in ("depth-kitchen", "people-4k", "text")]
+    out: list[tuple[Picture | str, Image, tuple[int, int, int, int]]] = []
+    for picture in pictures:
+        _, art, generated = natural_truth(picture)
+        mark = int(picture.label.get("watermarked", 0)) if picture.source in MARK_SOURCES else UNKNOWN
+        layout = 0 if picture.source in PHOTO_SOURCES else UNKNOWN
+        if picture.source == "watermark":
+            art, generated = UNKNOWN, UNKNOWN
+        out.append((picture, picture.rgb(), (mark, art, generated, layout)))
+    photos = [p for p in pictures if p.source in PHOTO_SOURCES]
+    rng = np.random.default_rng(7)
+    for i in range(HELD_OUT_LAYOUTS):
+        kind = KINDS[i % len(KINDS)]
+        images = [photos[int(j)].rgb() for j in rng.integers(len(photos), size=9)]
+        out.append((kind, composed(kind, images, rng), (UNKNOWN, UNKNOWN, UNKNOWN, 1)))
+    return out
+
+
+def held_out_features(data: Path, path: Path, builtin: Builtin) -> tuple[NDArray[np.float16], NDArray[np.int8]]:
+    """Features and truths of `held_out_pictures`, kept at `path`."""
+    if not path.exists():
+        rows = held_out_pictures(data)
+        values = features_of(builtin, (image for _, image, _ in rows))
+        np.savez(path, features=values, truth=np.array([truth for _, _, truth in rows], np.int8))
+    with np.load(path) as saved:
+        return saved["features"], saved["truth"]
