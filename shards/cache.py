@@ -36,8 +36,8 @@ def local_path(url: str) -> Path | None:
 class ShardCache:
     """Copies of remote files, the least recently used ones deleted beyond `limit` bytes.
 
-    A file is downloaded by one process at a time and appears whole. Deleting a copy that a reader holds open does not disturb it; its
-    space is freed when the reader closes it.
+    A file is downloaded by one process at a time and appears whole. Deleting a copy that a reader holds open
+    does not disturb it; its space is freed when the reader closes it.
     """
 
     def __init__(self, folder: Path | None = None, limit: int = 200 * 10**9) -> None:
@@ -45,7 +45,9 @@ class ShardCache:
         self.limit = limit
 
     def fetch(self, url: str, size: int | None = None, stamp: str = "") -> Path:
-        """A local path with the url's content, downloaded now if need be. size: bytes it must have, where known."""
+        """A local path with the url's content, downloaded now if need be. size: bytes it must have, where
+        known.
+        """
         if path := local_path(url):
             return path
         name = sha256(f"{url}\n{stamp}".encode()).hexdigest()[:24] + "-" + url.rsplit("/", 1)[-1]
@@ -63,15 +65,16 @@ class ShardCache:
             if size is not None and path.stat().st_size != size:
                 raise OSError(f"{path.stat().st_size} bytes came instead of {size}")
 
+        def fill(path: Path) -> None:
+            fs, remote = _filesystem(url)
+            fs.get_file(remote, str(path))
+
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                fs, remote = _filesystem(url)
-                Store(self.folder).write(name, lambda path: fs.get_file(remote, str(path)), check)
+                Store(self.folder).write(name, fill, check)
                 return
             except FileNotFoundError as error:
-                raise ShardError(
-                    f"{url} does not exist; check the address, or copy the shard there"
-                ) from error
+                raise ShardError(f"{url} does not exist; check the address, or copy the shard there") from error
             except Exception as error:  # clients of object stores raise what they like
                 if attempt == ATTEMPTS:
                     raise ShardError(f"{url} could not be fetched in {ATTEMPTS} attempts: {error}") from error
@@ -94,7 +97,9 @@ class ShardCache:
 
 
 class ReadAhead:
-    """Fetches shards before they are needed, in threads of this process. A failure here is left to the reader to report."""
+    """Fetches shards before they are needed, in threads of this process. A failure here is left to the reader
+    to report.
+    """
 
     def __init__(self, cache: ShardCache, threads: int = 4) -> None:
         self.cache = cache

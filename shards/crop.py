@@ -1,6 +1,7 @@
 """From the bytes of a photo to the random crop a model trains on.
 
-The crop is chosen before decoding, so a JPEG is decoded at a half, a quarter or less where the crop leaves enough pixels.
+The crop is chosen before decoding, so a JPEG is decoded at a half, a quarter or less where the crop leaves
+enough pixels.
 """
 
 import io
@@ -39,9 +40,9 @@ class Crop:
 class RandomCrop:
     """Sapiens' only augmentation: a random part of the image, resized, mirrored half the time.
 
-    size: rows and columns of the result. area: share of the image's area that is kept. aspect: width ÷ height of the crop,
-    relative to that of the result. scaled_decode: let the JPEG decoder shrink by 2, 4 or 8 where the crop stays at least as large
-    as the result; the pixels then differ slightly (docs/pretrain.md).
+    size: rows and columns of the result. area: share of the image's area that is kept. aspect: width ÷ height
+    of the crop, relative to that of the result. scaled_decode: let the JPEG decoder shrink by 2, 4 or 8 where
+    the crop stays at least as large as the result; the pixels then differ slightly (docs/pretrain.md).
     """
 
     size: tuple[int, int]
@@ -60,7 +61,9 @@ class RandomCrop:
         return cut(image.decode(*at_least), crop, (image.height, image.width), self.size)
 
     def choose(self, height: int, width: int, key: int) -> Crop:
-        """The crop for an image of a size: ten tries at a random area and aspect, then the largest centred one that fits."""
+        """The crop for an image of a size: ten tries at a random area and aspect, then the largest centred
+        one that fits.
+        """
         draws = uniforms(key, 1 + 4 * _ATTEMPTS)
         flip = bool(draws[0] < self.flip)
         relative = self.size[1] / self.size[0]
@@ -98,7 +101,9 @@ class Encoded:
             raise BrokenImage(f"{self.width} x {self.height} px is more than {MAX_PIXELS} pixels")
 
     def decode(self, at_least_height: float = 1.0, at_least_width: float = 1.0) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright; shrunk by 2, 4 or 8 where both sides keep at least these shares of their pixels."""
+        """(H, W, 3) uint8 RGB, upright; shrunk by 2, 4 or 8 where both sides keep at least these shares of
+        their pixels.
+        """
         try:
             if self._jpeg:
                 try:
@@ -116,7 +121,8 @@ class Encoded:
 
 
 def cut(pixels: np.ndarray, crop: Crop, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Cut a crop, given in pixels of the original, out of a perhaps smaller decoding and resize it: (rows, columns, 3) uint8.
+    """Cut a crop, given in pixels of the original, out of a perhaps smaller decoding and resize it: (rows,
+    columns, 3) uint8.
 
     Bicubic with antialiasing, as Pillow's (at most 1 of 255 apart).
     """

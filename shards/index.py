@@ -1,7 +1,7 @@
 """Which samples a set of tar shards holds, and at which byte each lies.
 
-Shards of `sapiens-curate` bring their index (a parquet file beside the tar). Any other WebDataset tar is read once and its
-index kept in the cache folder. The tars themselves are never written to.
+Shards of `sapiens-curate` bring their index (a parquet file beside the tar). Any other WebDataset tar is read
+once and its index kept in the cache folder. The tars themselves are never written to.
 """
 
 import json
@@ -32,7 +32,9 @@ INDEX_VERSION = 1
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index: url of its parquet."""
+    """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index: url
+    of its parquet.
+    """
 
     url: str
     bytes: int
@@ -45,7 +47,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one shard, in tar order. uid: (n, 2) uint64, the two halves of its 32 hex digits; offset, size: (n,) int64."""
+    """The samples of one shard, in tar order. uid: (n, 2) uint64, the two halves of its 32 hex digits;
+    offset, size: (n,) int64.
+    """
 
     key: pa.ChunkedArray
     uid: np.ndarray
@@ -115,9 +119,7 @@ class _OpenFile:
         try:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise ShardError(
-                f"{url} cannot be opened ({error.strerror}); is the disk still there?"
-            ) from error
+            raise ShardError(f"{url} cannot be opened ({error.strerror}); is the disk still there?") from error
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -125,9 +127,11 @@ class _OpenFile:
 
 
 def open_shards(sources: str | Sequence[str], cache: ShardCache | None = None) -> ShardSet:
-    """All shards of a curated folder, a folder of tars, or tar names with {braces} and globs, local or remote.
+    """All shards of a curated folder, a folder of tars, or tar names with {braces} and globs, local or
+    remote.
 
-    What was learnt of a tar is kept in the cache folder and used again while its size and time of change are the same.
+    What was learnt of a tar is kept in the cache folder and used again while its size and time of change are
+    the same.
     """
     cache = cache or ShardCache()
     sources = [_absolute(s) for s in ([sources] if isinstance(sources, str) else sources)]
@@ -174,9 +178,7 @@ def _find(source: str) -> list[Listed]:
     tars: list[Listed] = []
     for pattern in braceexpand(source):
         if pattern.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
-            raise ShardError(
-                f"{pattern} is compressed and cannot be read by offset; unpack it to a plain .tar"
-            )
+            raise ShardError(f"{pattern} is compressed and cannot be read by offset; unpack it to a plain .tar")
         folder, name = pattern.rsplit("/", 1) if "/" in pattern else (".", pattern)
         if not name.endswith(".tar"):
             tars += _find_in_folder(pattern.rstrip("/"))
@@ -203,9 +205,7 @@ def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]
     tars = []
     for name, (size, stamp) in files.items():
         stem = name.removesuffix(".tar")
-        if name.endswith("_stats.json") and fnmatchcase(
-            tar := name.removesuffix("_stats.json") + ".tar", pattern
-        ):
+        if name.endswith("_stats.json") and fnmatchcase(tar := name.removesuffix("_stats.json") + ".tar", pattern):
             if tar not in files:
                 raise ShardError(f"{folder}/{tar} is missing though {name} is there; copy the shard again")
         elif stem != name and fnmatchcase(name, pattern):
@@ -219,7 +219,9 @@ def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]
 
 
 def _list_folder(folder: str) -> dict[str, tuple[int, str]]:
-    """Name → (bytes, stamp) of the files in a folder; empty where there is none. Only tars are asked for size and time."""
+    """Name → (bytes, stamp) of the files in a folder; empty where there is none. Only tars are asked for size
+    and time.
+    """
     if path := local_path(folder):
         if not path.is_dir():
             return {}
@@ -241,9 +243,7 @@ def _find_one(url: str) -> Listed:
     if path := local_path(url):
         if not path.is_file():
             raise ShardError(f"{url} does not exist; check the name, or copy the shard there")
-        curated = (
-            Path(f"{local_path(stem)}_stats.json").is_file() and Path(f"{local_path(stem)}.parquet").is_file()
-        )
+        curated = Path(f"{local_path(stem)}_stats.json").is_file() and Path(f"{local_path(stem)}.parquet").is_file()
         return Listed(url, *_local_stat(path), curated)
     fs, remote = fsspec.core.url_to_fs(url)
     try:
@@ -251,9 +251,7 @@ def _find_one(url: str) -> Listed:
     except FileNotFoundError as error:
         raise ShardError(f"{url} does not exist; check the address, or copy the shard there") from error
     if info.get("size") is None:
-        raise ShardError(
-            f"the server does not say how large {url} is; download the shard and give the local file"
-        )
+        raise ShardError(f"the server does not say how large {url} is; download the shard and give the local file")
     curated = fs.exists(f"{remote.removesuffix('.tar')}_stats.json")
     return Listed(url, int(info["size"]), _remote_stamp(info), curated)
 
@@ -264,9 +262,7 @@ def _local_stat(path: str | Path) -> tuple[int, str]:
 
 
 def _remote_stamp(info: dict) -> str:
-    return str(
-        next((info[k] for k in ("ETag", "etag", "LastModified", "last_modified", "mtime") if info.get(k)), "")
-    )
+    return str(next((info[k] for k in ("ETag", "etag", "LastModified", "last_modified", "mtime") if info.get(k)), ""))
 
 
 # -- describing a tar --------------------------------------------------------------------------------------------------
@@ -284,9 +280,7 @@ def _describe_curated(tar: Listed) -> Shard:
             stats = json.load(file)
         count, digest = int(stats["count"]), str(stats["sha256"][name])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(
-            f"{stem}_stats.json cannot be used ({error!r}); copy or pack the shard again"
-        ) from error
+        raise ShardError(f"{stem}_stats.json cannot be used ({error!r}); copy or pack the shard again") from error
     shard = Shard(tar.url, tar.bytes, tar.stamp, count, digest, f"{stem}.parquet")
     ShardSet([shard]).samples(0)  # a truncated tar is found now, not on the third day
     return shard
@@ -300,13 +294,12 @@ def _describe_foreign(tar: Listed, cache: ShardCache) -> Shard:
         digest = file_digest(file, "sha256").hexdigest()
     store = Store(cache_home() / "index")
     store.write_table(f"{name}.parquet", table)
-    return Shard(
-        tar.url, tar.bytes, tar.stamp, len(table), digest, store.full(f"{name}.parquet"), without_image
-    )
+    return Shard(tar.url, tar.bytes, tar.stamp, len(table), digest, store.full(f"{name}.parquet"), without_image)
 
 
 def index_tar(path: Path, url: str) -> tuple[pa.Table, int]:
-    """Rows (key, uid, offset, size) of the samples with an image, and how many keys have none. uid: 32 hex of the image's sha256.
+    """Rows (key, uid, offset, size) of the samples with an image, and how many keys have none. uid: 32 hex of
+    the image's sha256.
 
     Raises ShardError for a file that is not a whole, plain tar.
     """

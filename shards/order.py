@@ -1,8 +1,10 @@
-"""Which sample comes at which position: a pure function, so a stream's only state is how many samples it has given.
+"""Which sample comes at which position: a pure function, so a stream's only state is how many samples it has
+given.
 
-Every epoch permutes the shards, cuts them into windows of about `window` shards and shuffles the samples inside each
-window. A reader at one place therefore touches one window of shards, the mixing spans the whole window, and jumping to
-position 10**9 costs the same as starting at 0. Ranks and workers take positions by arithmetic; they never enter here.
+Every epoch permutes the shards, cuts them into windows of about `window` shards and shuffles the samples
+inside each window. A reader at one place therefore touches one window of shards, the mixing spans the whole
+window, and jumping to position 10**9 costs the same as starting at 0. Ranks and workers take positions by
+arithmetic; they never enter here.
 """
 
 from functools import lru_cache
@@ -29,8 +31,8 @@ class Place(NamedTuple):
 class Order:
     """The endless order over all samples of all shards.
 
-    counts: samples in each shard (≥ 1 in sum; empty shards are allowed). window: shards mixed together. Memory: one int64 per shard
-    and per sample of two windows.
+    counts: samples in each shard (≥ 1 in sum; empty shards are allowed). window: shards mixed together.
+    Memory: one int64 per shard and per sample of two windows.
     """
 
     def __init__(self, counts: np.ndarray, seed: int, window: int = 16) -> None:
@@ -70,7 +72,9 @@ class Order:
         return list(dict.fromkeys(needed))
 
     def _lay_out_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shards in this epoch's order, the first position of every window, and the windows' bounds in that order."""
+        """Shards in this epoch's order, the first position of every window, and the windows' bounds in that
+        order.
+        """
         shard_order = permutation(key_of(self.seed, epoch, _SHARDS), len(self.counts))
         windows = -(-len(self.counts) // self.window)
         bounds = np.arange(windows + 1) * len(self.counts) // windows  # of even size: no thin last window

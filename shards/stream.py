@@ -1,11 +1,13 @@
 """Batches of training crops from shards, in an order that any number of ranks and workers continues exactly.
 
-The stream has no state of its own: the trainer says how many samples it has seen, and positions follow by arithmetic. What
-a position gives depends only on (seed, position, data set): its sample by `order`, its crop and mask by a key of (seed, epoch, uid).
+The stream has no state of its own: the trainer says how many samples it has seen, and positions follow by
+arithmetic. What a position gives depends only on (seed, position, data set): its sample by `order`, its crop
+and mask by a key of (seed, epoch, uid).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +39,9 @@ class Broken:
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, rows, columns, 3) uint8. mask_keys: (B,) int64. uids: of the samples that are in it. broken: those that were replaced."""
+    """images: (B, rows, columns, 3) uint8. mask_keys: (B,) int64. uids: of the samples that are in it.
+    broken: those that were replaced.
+    """
 
     images: Tensor
     mask_keys: Tensor
@@ -63,7 +67,9 @@ class Crops(Dataset[Batch]):
 
     def __getitems__(self, positions: list[int]) -> Batch:
         images: np.ndarray | None = None
-        keys, uids, broken = [], [], []
+        keys: list[int] = []
+        uids: list[str] = []
+        broken: list[Broken] = []
         for slot, position in enumerate(positions):
             crop, mask_key, uid = self._sample(position, broken)
             if images is None:
@@ -75,7 +81,9 @@ class Crops(Dataset[Batch]):
         return Batch(torch.from_numpy(images), mask_keys, tuple(uids), tuple(broken))
 
     def _sample(self, position: int, broken: list[Broken]) -> tuple[np.ndarray, int, str]:
-        """Crop, mask key and uid at a position. A broken sample is replaced by the next row of its shard, then the next …"""
+        """Crop, mask key and uid at a position. A broken sample is replaced by the next row of its shard,
+        then the next …
+        """
         epoch, number, first = self.order.sample_at(position)
         samples = self.shards.samples(number)
         url, failed = self.shards.shards[number].url, ""
@@ -97,7 +105,8 @@ class Crops(Dataset[Batch]):
 class Positions(Sampler[list[int]]):
     """The positions of every micro-batch that one rank takes, from `start` up to `stop`.
 
-    Micro-batch i of rank r holds start + (i·world + r)·micro_batch …: what an optimiser step holds does not depend on the ranks.
+    Micro-batch i of rank r holds start + (i·world + r)·micro_batch …: what an optimiser step holds does not
+    depend on the ranks.
     """
 
     def __init__(self, start: int, stop: int, micro_batch: int, rank: int, world: int) -> None:
@@ -128,14 +137,14 @@ def stream(
 ) -> Iterator[Batch]:
     """Micro-batches of one rank for the positions start … stop-1; only whole ones.
 
-    workers: processes that decode; the batches are the same for any number. stuck_after: seconds without a batch after which a
-    waiting trainer gets an error instead of a hang.
+    workers: processes that decode; the batches are the same for any number. stuck_after: seconds without a
+    batch after which a waiting trainer gets an error instead of a hang.
     """
     loader = DataLoader(
         Crops(shards, order, augment),
         batch_sampler=Positions(start, stop, micro_batch, rank, world),
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # `__getitems__` gives whole batches
         pin_memory=pin_memory,
         timeout=stuck_after if workers else 0,
         prefetch_factor=2 if workers else None,
@@ -171,10 +180,10 @@ def _check_cache_size(shards: ShardSet, order: Order) -> None:
     largest = sum(sorted((shard.bytes for shard in shards.shards), reverse=True)[: 2 * order.window])
     if largest > shards.cache.limit:
         raise ShardError(
-            f"the shard cache may hold {shards.cache.limit / 1e9:.1f} GB, and two windows of {order.window} shards need up to "
-            f"{largest / 1e9:.1f} GB; allow a larger cache (--cache-gb) or a smaller --window"
+            f"the shard cache may hold {shards.cache.limit / 1e9:.1f} GB, and two windows of {order.window} shards "
+            f"need up to {largest / 1e9:.1f} GB; allow a larger cache (--cache-gb) or a smaller --window"
         )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -4,8 +4,8 @@
       manifest.json             step, settings, every file's size and sha256, and where each tensor's rows lie
       rank-00000.safetensors    rows of tensors, one file per process that saved
 
-A checkpoint is written beside, synced to disk and renamed when it is whole; a folder without a manifest that verifies does not
-count. No pickle is involved. All processes must see the same folder.
+A checkpoint is written beside, synced to disk and renamed when it is whole; a folder without a manifest that
+verifies does not count. No pickle is involved. All processes must see the same folder.
 """
 
 import json
@@ -46,8 +46,11 @@ class Piece:
     whole: bool
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], ranks: Ranks, keep: int) -> Path:
-    """Write `tensors` (plain or sharded) and `facts` (JSON) as the checkpoint of a step, and delete all but the newest `keep`.
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], ranks: Ranks, keep: int
+) -> Path:
+    """Write `tensors` (plain or sharded) and `facts` (JSON) as the checkpoint of a step, and delete all but
+    the newest `keep`.
 
     Raises UsageError on every process if one of them could not write, with the earlier checkpoints untouched.
     """
@@ -65,8 +68,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
         if ranks.is_first:
             shutil.rmtree(beside, ignore_errors=True)
         raise UsageError(
-            f"the checkpoint of step {step} could not be written to {folder} ({problem}); earlier checkpoints are unharmed: "
-            "make room and start the same command again"
+            f"the checkpoint of step {step} could not be written to {folder} ({problem}); earlier checkpoints are "
+            "unharmed: make room and start the same command again"
         )
     if ranks.is_first:
         for old in sorted(folder.glob("step-*"))[:-keep]:
@@ -75,7 +78,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that verifies, None where there is none. Damaged ones are named on stderr and passed over.
+    """The newest checkpoint of a run that verifies, None where there is none. Damaged ones are named on
+    stderr and passed over.
 
     Raises DamagedCheckpoint when there are checkpoints and none of them verifies.
     """
@@ -87,12 +91,16 @@ def newest(folder: Path) -> Path | None:
         except DamagedCheckpoint as error:
             print(f"WARNING: {error}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
     if candidates:
-        raise DamagedCheckpoint(f"none of the {len(candidates)} checkpoints in {folder} can be used; start with --resume never")
+        raise DamagedCheckpoint(
+            f"none of the {len(candidates)} checkpoints in {folder} can be used; give another --run"
+        )
     return None
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files all have the size and sha256 it states. Raises DamagedCheckpoint."""
+    """The manifest of a checkpoint whose files all have the size and sha256 it states. Raises
+    DamagedCheckpoint.
+    """
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
@@ -114,9 +122,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{path}/manifest.json cannot be read ({error!r})") from error
 
 
-def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors` in place, each process reading only the rows it holds. Names and shapes must agree exactly."""
-    stored = read_manifest(path)["tensors"]
+def load(path: Path, tensors: Mapping[str, Tensor], part: str = "") -> None:
+    """Fill `tensors` in place, each process reading only the rows it holds.
+
+    Names and shapes must agree exactly; with `part`, among the stored names that start with it.
+    """
+    stored = {n: entry for n, entry in read_manifest(path)["tensors"].items() if n.startswith(part)}
     compare_names(set(stored), set(tensors), str(path))
     wrong = [n for n, t in tensors.items() if list(t.shape) != stored[n]["shape"]]
     if wrong:
@@ -160,7 +171,9 @@ def _copy_overlap(file: Any, name: str, stored: Mapping[str, Any], own: Piece) -
 
 
 def _write_own(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Any]:
-    """Write the rows that this process is to save. Whole tensors, alike on all processes, are dealt out by turns."""
+    """Write the rows that this process is to save. Whole tensors, alike on all processes, are dealt out by
+    turns.
+    """
     name = f"rank-{ranks.rank:05d}.safetensors"
     rows: dict[str, Tensor] = {}
     pieces: dict[str, dict[str, Any]] = {}

@@ -6,12 +6,14 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shards.cache import ShardError
 from training.config import PretrainConfig, UsageError, load_config
+from training.models.zoo import FAMILY
 
 app = typer.Typer(
     help="Pretrain, fine-tune and use the Sapiens family of models.",
@@ -22,7 +24,8 @@ app = typer.Typer(
 
 
 def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """Give a command one option per field of a config class, named as the field, and a --config file below them.
+    """Give a command one option per field of a config class, named as the field, and a --config file below
+    them.
 
     The field `data` becomes the command's arguments.
     """
@@ -30,7 +33,9 @@ def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., N
     def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         hints = typing.get_type_hints(kind, include_extras=True)
         parameters = [_parameter(field, hints[field.name]) for field in fields(kind)]
-        file = Annotated[str | None, typer.Option("--config", metavar="YAML", help="Settings from a file; flags go first.")]
+        file = Annotated[
+            str | None, typer.Option("--config", metavar="YAML", help="Settings from a file; flags go first.")
+        ]
         parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file))
 
         def run(**given: Any) -> None:
@@ -70,6 +75,61 @@ def pretrain(config: PretrainConfig) -> None:
     from training.pretrain import pretrain as run
 
     raise typer.Exit(run(config))
+
+
+@app.command()
+def reconstruct(
+    weights: Annotated[str, typer.Argument(help="Run folder, checkpoint folder, or mae .safetensors file.")],
+    images: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or shards that were not trained on.")],
+    out: Annotated[Path, typer.Option(help="Folder for triplets.png and ratios.png.")] = Path("reconstructions"),
+    limit: Annotated[int, typer.Option(min=1, help="Photos shown, spread evenly over what is given.")] = 8,
+    side: Annotated[int, typer.Option(min=0, help="Pixels of one picture in the figures; 0: the model's.")] = 0,
+) -> None:
+    """Draw original, masked and reconstructed photos, and a row per photo for 75, 85, 90 and 95 % hidden."""
+    from training.figures import reconstruct as draw
+
+    for path in draw(weights, images, out, limit, side):
+        print(path)
+
+
+@app.command()
+def convert(
+    weights: Annotated[str, typer.Argument(help="Released .pth, .safetensors, or a checkpoint or run folder.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    layout: Annotated[str, typer.Option(help="encoder (timm's names), mae (with decoder) or official.")] = "encoder",
+    grid: Annotated[str, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of the stored positions, if unknown.")] = "",
+    patch_padding: Annotated[int | None, typer.Option(help="0 or 2, for a head that was not released.")] = None,
+) -> None:
+    """Write the weights of a file or checkpoint as safetensors under other names."""
+    from training.models.convert import LAYOUTS, parse_grid, read_weights, write_weights
+
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout is '{layout}'; allowed are {', '.join(LAYOUTS)}")
+    if out.suffix != ".safetensors":
+        raise UsageError(f"the output is '{out}'; give a name that ends in .safetensors")
+    found = read_weights(weights, parse_grid(grid) if grid else None, patch_padding)
+    write_weights(found, out, layout)
+    print(
+        f"{out}: sapiens-{found.arch.name}, grid {found.grid[0]} x {found.grid[1]}, patch padding {found.patch_padding}"
+    )
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(FAMILY)}.")] = "0.3b",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
+    images: Annotated[str, typer.Option(metavar="N", help="Images to see, such as 300e6.")] = "300e6",
+    gpu_memory: Annotated[float, typer.Option(min=1, help="GB of one GPU.")] = 80.0,
+    peak_tflops: Annotated[float, typer.Option(min=1, help="Dense bf16 peak of one GPU.")] = 989.4,
+) -> None:
+    """Memory, operations, hours and shard advice for a run, from formulas."""
+    from training.plan import describe, make_plan
+
+    if model not in FAMILY:
+        raise UsageError(f"model is '{model}'; allowed are {', '.join(FAMILY)}")
+    count = int(float(images))
+    made = make_plan(FAMILY[model], gpus, count, gpu_memory, peak_tflops)
+    print(describe(made, gpus, count, gpu_memory, peak_tflops))
 
 
 @app.command()

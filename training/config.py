@@ -20,15 +20,23 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything that decides how a pretraining run goes (paper §3.2 and §4.1; Sapiens' released configuration)."""
+    """Everything that decides how a pretraining run goes (paper §3.2 and §4.1; Sapiens' released
+    configuration).
+    """
 
-    data: Annotated[tuple[str, ...], "Curated folder, folder of tars, or tar names with {braces} and globs; local or URL."]
+    data: Annotated[
+        tuple[str, ...], "Curated folder, folder of tars, or tar names with {braces} and globs; local or URL."
+    ]
     run: Annotated[str, "Folder for checkpoints, metrics and config. Default: runs/mae-MODEL."] = ""
-    resume: Annotated[str, "auto: go on from the newest checkpoint in the run folder; never; or a checkpoint folder."] = "auto"
+    resume: Annotated[
+        str, "auto: go on from the newest checkpoint in the run folder; never; or a checkpoint folder."
+    ] = "auto"
 
     model: Annotated[str, f"One of {', '.join(FAMILY)}."] = "0.3b"
     size: Annotated[str, "Rows x columns in pixels, such as 1024x768. Default: the model's native resolution."] = ""
-    decoder: Annotated[Literal["self", "cross"], "self: the paper's; cross: cross-attention to a subset, cheaper."] = "self"
+    decoder: Annotated[Literal["self", "cross"], "self: the paper's; cross: cross-attention to a subset, cheaper."] = (
+        "self"
+    )
     mask_ratio: Annotated[float, "Share of the patches that are hidden."] = 0.75
     predict_ratio: Annotated[float, "Share of all patches that the cross decoder predicts."] = 0.25
     norm_pix: Annotated[bool, "Normalise the target of every patch by its own mean and deviation."] = True
@@ -52,15 +60,23 @@ class PretrainConfig:
     cache_gb: Annotated[float, "Largest size of the local cache of remote shards."] = 200.0
     max_broken: Annotated[float, "Share of broken samples beyond which the run ends."] = 0.01
 
-    precision: Annotated[Literal["bf16", "fp32"], "Arithmetic of the matrix products; weights are always float32."] = "bf16"
+    precision: Annotated[Literal["bf16", "fp32"], "Arithmetic of the matrix products; weights are always float32."] = (
+        "bf16"
+    )
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile per block; auto: on GPUs."] = "auto"
-    activation_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, a third more work."] = False
-    parallel: Annotated[Literal["ddp", "fsdp"], "How several GPUs share the work: whole copies, or sharded weights."] = "ddp"
+    activation_checkpointing: Annotated[
+        bool, "Recompute activations in the backward pass: less memory, a third more work."
+    ] = False
+    parallel: Annotated[
+        Literal["ddp", "fsdp"], "How several GPUs share the work: whole copies, or sharded weights."
+    ] = "ddp"
 
     log_every: Annotated[int, "Steps between metrics lines."] = 10
     save_every: Annotated[int, "Steps between checkpoints."] = 1000
     keep: Annotated[int, "Newest checkpoints kept; at least 2."] = 3
-    max_skipped: Annotated[int, "Steps with a non-finite loss or gradient that may be skipped before the run ends."] = 10
+    max_skipped: Annotated[int, "Steps with a non-finite loss or gradient that may be skipped before the run ends."] = (
+        10
+    )
     max_minutes: Annotated[float, "Save and stop after this time; 0: no limit."] = 0.0
     peak_tflops: Annotated[float, "Peak of one device for MFU; 0: known for common GPUs."] = 0.0
 
@@ -73,7 +89,9 @@ class PretrainConfig:
             f"size is {self.size}; both sides must be multiples of {PATCH} px and at least {2 * PATCH}",
         )
         for name, low, high in _RANGES:
-            _require(low <= getattr(self, name) <= high, f"{name} is {getattr(self, name)}; allowed is {low:g} to {high:g}")
+            _require(
+                low <= getattr(self, name) <= high, f"{name} is {getattr(self, name)}; allowed is {low:g} to {high:g}"
+            )
         _require(
             self.decoder == "self" or self.predict_ratio <= self.mask_ratio,
             f"predict_ratio is {self.predict_ratio}; it cannot exceed mask_ratio, {self.mask_ratio}",
@@ -152,7 +170,9 @@ _RANGES = (
 
 
 def load_config(kind: type[Config], file: str | None, given: Mapping[str, Any]) -> Config:
-    """A config from a YAML file, if one is named, overridden by what is `given`; every key and value is checked."""
+    """A config from a YAML file, if one is named, overridden by what is `given`; every key and value is
+    checked.
+    """
     values: dict[str, Any] = {}
     if file:
         try:
@@ -214,5 +234,3 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
-
-

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Ranks:
 @contextmanager
 def all_ranks() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started; alone without it."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -82,32 +83,33 @@ def spread(
     recompute: bool,
     bf16: bool,
 ) -> nn.Module:
-    """The model ready to train on all ranks; blocks are the lists of transformer blocks in it, in forward order.
+    """The model ready to train on all ranks; blocks are the lists of transformer blocks in it, in forward
+    order.
 
-    The order is fixed: activation checkpointing wraps a block, compilation sees the wrapped block, sharding comes last, so that
-    gathering weights stays outside the compiled graph and happens again before a recomputation.
+    The order is fixed: activation checkpointing wraps a block, compilation sees the wrapped block, sharding
+    comes last, so that gathering weights stays outside the compiled graph and happens again before a
+    recomputation.
     """
     for group in blocks:
-        for i, block in enumerate(group):
+        for i in range(len(group)):
             if recompute:
-                group[i] = block = checkpoint_wrapper(block)
+                group[i] = checkpoint_wrapper(group[i])
             if compiled:
-                block.compile(fullgraph=True, dynamic=False)
+                group[i].compile(fullgraph=True, dynamic=False)
     if not sharded:
         if ranks.world == 1:
             return model
         return DistributedDataParallel(
             model, device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
         )
-    # Weights travel as bf16; activations keep their type, so that autocast rules the arithmetic as it does under DDP.
+    # Weights travel as bf16; activations keep their type, so that autocast rules the arithmetic as it does
+    # under DDP.
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    every_block = [block for group in blocks for block in group]
-    for block in every_block:
-        fully_shard(block, mp_policy=policy)
+    every_block = [fully_shard(block, mp_policy=policy) for group in blocks for block in group]
     fully_shard(model, mp_policy=policy)
-    for block, following in zip(every_block, every_block[1:], strict=False):
+    for block, following in pairwise(every_block):
         block.set_modules_to_forward_prefetch([following])
         following.set_modules_to_backward_prefetch([block])
     return model

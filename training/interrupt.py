@@ -9,7 +9,9 @@ EXIT_REQUEUE = 75
 
 
 class Interrupt:
-    """Remembers SIGTERM and SIGUSR1 for the loop to see at the end of a step. A second signal ends the process at once."""
+    """Remembers SIGTERM and SIGUSR1 for the loop to see at the end of a step. A second signal ends the
+    process at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False

@@ -9,6 +9,8 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,15 @@ PEAK_TFLOPS = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
-"""Dense bf16 peaks from the makers' data sheets, by a part of the device's name; the first that fits counts."""
+"""Dense bf16 peaks from the makers' data sheets, by a part of the device's name; the first that fits counts.
+"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations of one image in the forward pass, with and without those of attention's two products."""
+    """Floating-point operations of one image in the forward pass, with and without those of attention's two
+    products.
+    """
 
     encoder: float
     decoder: float
@@ -112,15 +117,20 @@ class Meter:
         self._waited = 0.0
         self._images = 0
 
-    def waited(self, seconds: float) -> None:
-        """Seconds this step spent without data to work on."""
-        self._waited += seconds
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is time without data to work on."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     def step(self, images: int) -> None:
         self._images += images
 
-    def read(self, work: Work, world: int, peak_tflops: float) -> dict[str, float | None]:
-        """Rates since the last reading, over all devices; mfu in percent, None where the peak is unknown."""
+    def read(self, work: Work, world: int, peak_tflops: float) -> dict[str, Any]:
+        """Rates since the last reading, over all devices; mfu and data_wait in percent, mfu None where the
+        peak is unknown.
+        """
         seconds = time.perf_counter() - self._start
         rate = self._images / seconds
         tflops = rate * work.training / 1e12 / world
@@ -178,16 +188,20 @@ class MetricsLog:
 
 def line(metrics: dict[str, Any]) -> str:
     """One readable line of a step's metrics."""
-    mfu = "n/a" if metrics["mfu"] is None else f"{metrics['mfu']:.1f}%"
+
+    def shown(name: str, form: str) -> str:
+        return "n/a" if metrics[name] is None else format(metrics[name], form)
+
     counted = [f"{name} {metrics[name]}" for name in ("skipped", "replaced") if metrics[name]]
     return "  ".join(
         [
             f"step {metrics['step']}/{metrics['steps']}",
-            f"loss {metrics['loss']:.4f}",
+            f"loss {shown('loss', '.4f')}",
             f"lr {metrics['lr']:.2e}",
-            f"grad {metrics['grad_norm']:.3f}",
+            f"grad {shown('grad_norm', '.3f')}",
             f"{metrics['images_per_s']:.1f} img/s",
-            f"{metrics['tflops_per_device']:.2f} TFLOP/s  MFU {mfu}",
+            f"{metrics['tflops_per_device']:.2f} TFLOP/s",
+            f"MFU {shown('mfu', '.1f')}%" if metrics["mfu"] is not None else "MFU n/a",
             f"data {metrics['data_wait']:.0f}%",
             f"mem {metrics['memory_gb']:.1f} GB",
             f"ETA {duration(metrics['eta_s'])}",

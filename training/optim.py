@@ -11,11 +11,13 @@ UNDECAYED = ("cls_token", "mask_token", "pos_embed")
 
 
 def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; no decay on norms, biases, positions and tokens (the released configuration).
+    """AdamW over the trainable parameters; no decay on norms, biases, positions and tokens (the released
+    configuration).
 
     Its state exists from the start, so that a checkpoint can be read into it.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in UNDECAYED
@@ -33,7 +35,9 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
 
 
 def learning_rate(peak: float, seen: int, images: int, warmup: float) -> float:
-    """Linear rise from peak·10⁻⁴ over the first share `warmup` of the images, then half a cosine to 0, by images seen."""
+    """Linear rise from peak·10⁻⁴ over the first share `warmup` of the images, then half a cosine to 0, by
+    images seen.
+    """
     rise = images * warmup
     if seen < rise:
         return peak * (1e-4 + (1 - 1e-4) * seen / rise)
@@ -47,7 +51,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients so that their norm is at most max_norm; returns the norm before, the same on all ranks."""
+    """Scale all gradients so that their norm is at most max_norm; returns the norm before, the same on all
+    ranks.
+    """
     with_gradient = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
     if isinstance(norm, DTensor):

@@ -1,7 +1,9 @@
-"""Masked autoencoding as Sapiens does it (paper §3.2; He et al. 2022): hide 75 % of the patches, predict their pixels.
+"""Masked autoencoding as Sapiens does it (paper §3.2; He et al. 2022): hide 75 % of the patches, predict
+their pixels.
 
-The encoder embeds the visible patches only. Everything has a static shape: which patches are visible comes from an argsort
-of random numbers, and the numbers from one integer key per image, so a mask belongs to a sample and not to a device.
+The encoder embeds the visible patches only. Everything has a static shape: which patches are visible comes
+from an argsort of random numbers, and the numbers from one integer key per image, so a mask belongs to a
+sample and not to a device.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ from training.models.vit import (
 class Reconstruction:
     """What the model thinks of some hidden patches.
 
-    predicted: (B, K, p·p·3) in the space of the targets. target: the same, what it should be. masked: (B, K) their indices.
+    predicted: (B, K, p·p·3) in the space of the targets. target: the same, what it should be. masked: (B, K)
+    their indices.
     """
 
     predicted: Tensor
@@ -38,15 +41,14 @@ class Reconstruction:
 
 
 def mask_order(keys: Tensor, patches: int) -> Tensor:
-    """A random order of the patches for each image: keys (B,) int64 → (B, patches) int64. The first ones stay visible.
+    """A random order of the patches for each image: keys (B,) int64 → (B, patches) int64. The first ones stay
+    visible.
 
     The draws are those of `shards.draws` in two's complement, so that CPU and GPU agree to the bit.
     """
 
     def shifted(x: Tensor, places: int) -> Tensor:
-        return (x >> places) & (
-            (1 << (64 - places)) - 1
-        )  # torch shifts the sign in; a mask takes it out again
+        return (x >> places) & ((1 << (64 - places)) - 1)  # torch shifts the sign in; a mask takes it out again
 
     counters = torch.arange(1, patches + 1, device=keys.device) * -0x61C8864680B583EB
     x = keys[:, None] + counters
@@ -90,11 +92,12 @@ class CrossBlock(nn.Module):
 class Decoder(nn.Module):
     """Predicts hidden patches from visible latents.
 
-    Faithful (`cross=False`): latents and mask tokens attend to each other, as in the paper. Attention does not see the order of
-    its tokens, so the masked ones simply follow the visible ones with their own positions: the same result as putting them
-    back in place, without the two shuffles.
-    `cross=True`: CrossMAE's decoder (Fu et al. 2024): mask tokens read the latents and never each other, so that any subset
-    of them can be predicted for a part of the cost.
+    Faithful (`cross=False`): latents and mask tokens attend to each other, as in the paper. Attention does
+    not see the order of
+    its tokens, so the masked ones simply follow the visible ones with their own positions: the same result as
+    putting them back in place, without the two shuffles. `cross=True`: CrossMAE's decoder (Fu et al. 2024):
+    mask tokens read the latents and never each other, so that any subset of them can be predicted for a part
+    of the cost.
     """
 
     def __init__(
@@ -141,8 +144,9 @@ class Decoder(nn.Module):
 class MAE(nn.Module):
     """Encoder and decoder with the masked loss.
 
-    mask_ratio: share of the patches that are hidden. predict_ratio: share of all patches that are predicted, at most
-    mask_ratio; less than that only with the cross decoder. norm_pix: targets are normalised patch by patch.
+    mask_ratio: share of the patches that are hidden. predict_ratio: share of all patches that are predicted,
+    at most mask_ratio; less than that only with the cross decoder. norm_pix: targets are normalised patch by
+    patch.
     """
 
     def __init__(
@@ -166,10 +170,10 @@ class MAE(nn.Module):
         guess = self.reconstruct(images, mask_keys)
         return F.mse_loss(guess.predicted.float(), guess.target)
 
-    def reconstruct(
-        self, images: Tensor, mask_keys: Tensor, mask_ratio: float | None = None
-    ) -> Reconstruction:
-        """Predictions for the hidden patches, with another masking ratio if one is given (then for all of them)."""
+    def reconstruct(self, images: Tensor, mask_keys: Tensor, mask_ratio: float | None = None) -> Reconstruction:
+        """Predictions for the hidden patches, with another masking ratio if one is given (then for all of
+        them).
+        """
         patch = self.encoder.patch
         grid = (images.shape[1] // patch, images.shape[2] // patch)
         patches = patchify(images, patch)
@@ -185,11 +189,14 @@ class MAE(nn.Module):
         return Reconstruction(predicted, self.target(take(patches, masked)), masked)
 
     def target(self, patches: Tensor) -> Tensor:
-        """What is to be predicted for raw patches (…, p·p·3), float32 (paper §3.2; unbiased variance, as MAE and Sapiens)."""
+        """What is to be predicted for raw patches (…, p·p·3), float32 (paper §3.2; unbiased variance, as MAE
+        and Sapiens).
+        """
         pixels = normalise(patches)
         if not self.norm_pix:
             return pixels
-        # (x - mean) / sqrt(unbiased variance + 1e-6), written as the one fused kernel that has the biased variance
+        # (x - mean) / sqrt(unbiased variance + 1e-6), written as the one fused kernel that has the biased
+        # variance
         n = pixels.shape[-1]
         return F.layer_norm(pixels, (n,), eps=1e-6 * (n - 1) / n) * ((n - 1) / n) ** 0.5
 

@@ -7,7 +7,9 @@ from training.models.zoo import COMPARED, FAMILY, parameter_counts
 
 
 def as_rows() -> list[dict[str, Any]]:
-    """One mapping per model. Operations are of the encoder on one whole image in 10**12, a multiply-add counted as 2."""
+    """One mapping per model. Operations are of the encoder on one whole image in 10**12, a multiply-add
+    counted as 2.
+    """
     rows: list[dict[str, Any]] = []
     for arch in FAMILY.values():
         encoder, decoder = parameter_counts(arch)

@@ -1,7 +1,7 @@
 """The Sapiens vision transformer: a plain pre-norm ViT with fixed 2-D sine-cosine positions.
 
-Images are uint8 (or float 0 … 255) tensors of shape (B, H, W, 3); normalisation happens inside, on the device. Parameters carry
-timm's names, so exported weights load there unchanged.
+Images are uint8 (or float 0 … 255) tensors of shape (B, H, W, 3); normalisation happens inside, on the
+device. Parameters carry timm's names, so exported weights load there unchanged.
 """
 
 import torch
@@ -38,7 +38,9 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def sincos_positions(grid: Grid, width: int, cls_token: bool) -> Tensor:
-    """(1, [1+]rows·columns, width) float32: quarters [sin r, cos r, sin c, cos c], temperature 10 000, class token zeros."""
+    """(1, [1+]rows·columns, width) float32: quarters [sin r, cos r, sin c, cos c], temperature 10 000, class
+    token zeros.
+    """
     omega = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows, columns = torch.meshgrid(
         torch.arange(grid[0], dtype=torch.float64), torch.arange(grid[1], dtype=torch.float64), indexing="ij"
@@ -51,7 +53,8 @@ def sincos_positions(grid: Grid, width: int, cls_token: bool) -> Tensor:
 
 
 def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Position table for another grid as Sapiens does it: bicubic, no antialias, float32; class-token rows stay.
+    """Position table for another grid as Sapiens does it: bicubic, no antialias, float32; class-token rows
+    stay.
 
     Both grids are given, never guessed: 64 x 48 and 48 x 64 have the same number of tokens.
     """
@@ -69,7 +72,8 @@ def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention over (B, heads, N, d): fused, but for short bf16 sequences on a CPU.
 
-    There the backward pass of the fused kernel takes 2 to 5 times as long as plain matrix products (benchmarks/pretrain.py).
+    There the backward pass of the fused kernel takes 2 to 5 times as long as plain matrix products
+    (benchmarks/pretrain.py).
     """
     short = q.shape[-2] * k.shape[-2] <= 512 * 512
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and short:
@@ -133,10 +137,13 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """The encoder.
 
-    grid: patches of the native resolution, the size of the position table; other sizes resize it as they come.
+    grid: patches of the native resolution, the size of the position table; other sizes resize it as they
+    come.
     cls_token: as in pretraining; the fine-tuned Sapiens encoders have none.
-    patch_padding: pixels the patch grid is shifted by (0 or 2). The released pose and normal encoders were trained with the padded
-    convolution, those for pretraining, parts and depth without: weights of one read through the other load silently and do worse.
+    patch_padding: pixels the patch grid is shifted by (0 or 2). The released pose and normal encoders were
+    trained with the padded
+    convolution, those for pretraining, parts and depth without: weights of one read through the other load
+    silently and do worse.
     """
 
     def __init__(
@@ -161,12 +168,16 @@ class ViT(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 or float 0 … 255 → (B, [1+]H/p·W/p, D): the class token, where there is one, comes first."""
+        """(B, H, W, 3) uint8 or float 0 … 255 → (B, [1+]H/p·W/p, D): the class token, where there is one,
+        comes first.
+        """
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         return self.encode(patchify(self._shifted(images), self.patch), grid)
 
     def encode(self, patches: Tensor, grid: Grid, keep: Tensor | None = None) -> Tensor:
-        """Tokens of raw patches (B, N, p·p·3), or only of those at the indices keep (B, V): (B, [1+]V, D), normed."""
+        """Tokens of raw patches (B, N, p·p·3), or only of those at the indices keep (B, V): (B, [1+]V, D),
+        normed.
+        """
         positions = resize_positions(self.pos_embed, self.grid, grid)
         prefix = 0 if self.cls_token is None else 1
         places = positions[:, prefix:].expand(len(patches), -1, -1)
@@ -180,7 +191,9 @@ class ViT(nn.Module):
         return self.norm(x)
 
     def _shifted(self, images: Tensor) -> Tensor:
-        """The image moved down and right by `patch_padding`, the rim filled with the mean colour: a padded convolution."""
+        """The image moved down and right by `patch_padding`, the rim filled with the mean colour: a padded
+        convolution.
+        """
         if not self.patch_padding:
             return images
         shift = self.patch_padding
@@ -197,7 +210,9 @@ def normalise(patches: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform matrices (the patch embedding as one too), zero biases, unit norms; biases inside MLPs normal(1e-6)."""
+    """Xavier-uniform matrices (the patch embedding as one too), zero biases, unit norms; biases inside MLPs
+    normal(1e-6).
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))

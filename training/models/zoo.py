@@ -41,13 +41,15 @@ FAMILY = {
 }
 
 
-def build_encoder(arch: Architecture, cls_token: bool = True, patch_padding: int = 0) -> ViT:
-    """The encoder with fresh weights on torch's default device."""
+def build_encoder(arch: Architecture, grid: Grid | None = None, cls_token: bool = True, patch_padding: int = 0) -> ViT:
+    """The encoder with fresh weights on torch's default device. grid: of its position table; default: the
+    native one.
+    """
     return ViT(
         arch.width,
         arch.depth,
         arch.heads,
-        arch.grid,
+        grid or arch.grid,
         PATCH,
         cls_token=cls_token,
         patch_padding=patch_padding,
@@ -56,6 +58,7 @@ def build_encoder(arch: Architecture, cls_token: bool = True, patch_padding: int
 
 def build_mae(
     arch: Architecture,
+    grid: Grid | None = None,
     cross: bool = False,
     mask_ratio: float = 0.75,
     predict_ratio: float | None = None,
@@ -67,15 +70,17 @@ def build_mae(
         arch.decoder_width,
         arch.decoder_depth,
         arch.decoder_heads,
-        arch.grid,
+        grid or arch.grid,
         PATCH,
         cross=cross,
     )
-    return MAE(build_encoder(arch), decoder, mask_ratio, predict_ratio, norm_pix)
+    return MAE(build_encoder(arch, grid), decoder, mask_ratio, predict_ratio, norm_pix)
 
 
 def parameter_counts(arch: Architecture) -> tuple[int, int]:
-    """Parameters of encoder and decoder, position tables included (as the published totals), counted on the real modules."""
+    """Parameters of encoder and decoder, position tables included (as the published totals), counted on the
+    real modules.
+    """
     with torch.device("meta"):
         model = build_mae(arch)
     return (
@@ -86,7 +91,9 @@ def parameter_counts(arch: Architecture) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Published:
-    """A model of someone else, as published. params in 10**9; macs: 10**12 multiply-adds without attention, as papers print them."""
+    """A model of someone else, as published. params in 10**9; macs: 10**12 multiply-adds without attention,
+    as papers print them.
+    """
 
     name: str
     data: str
