@@ -139,11 +139,12 @@ def inspect(out: str | PathLike[str], key: str) -> Inspection:
 
 def _rulings(row: Row, recipe: Recipe, numbers: dict[str, float]) -> Iterator[Ruling]:
     for rule in recipe.parsed_rules():
-        columns = [line.column for line in lines(recipe) if line.rule == rule.name] or rule.columns
+        drawn = dict.fromkeys(line.column for line in lines(recipe) if line.rule == rule.name)
+        columns = [*drawn] or rule.columns
         saw = ", ".join(f"{column} {_value(row, numbers, column)}" for column in columns)
         yield Ruling(rule.name, rule.text, saw, rule.name not in row["reasons"])
     if recipe.duplicates != "off":
-        saw = f"repeats {row['duplicate_of']}" if row["duplicate_of"] else "repeats none"
+        saw = f"repeats uid {row['duplicate_of']}" if row["duplicate_of"] else "repeats none"
         yield Ruling(DUPLICATE, recipe.duplicates, saw, DUPLICATE not in row["reasons"])
 
 

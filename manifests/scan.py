@@ -1,6 +1,7 @@
 """Read a manifest of any length in bounded memory: batch after batch, or a few rows by number."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 
 import numpy as np
 import pyarrow as pa
@@ -58,17 +59,17 @@ def rows_at(store: Store, numbers: Sequence[int], names: Sequence[str] | None = 
 
 
 def value_range(store: Store, column: str) -> tuple[float, float] | None:
-    """Smallest and largest number of a column, from the files' footers alone; None where it holds none."""
-    lows, highs = [], []
+    """Smallest and largest finite number of a column by the files' footers alone; None where they tell of none."""
+    ends = []
     for name in manifest_names(store):
         with store.open(name) as file:
             metadata = pq.ParquetFile(file).metadata
         for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
             for chunk in (group.column(index) for index in range(group.num_columns)):
                 if chunk.path_in_schema == column and chunk.statistics and chunk.statistics.has_min_max:
-                    lows.append(float(chunk.statistics.min))
-                    highs.append(float(chunk.statistics.max))
-    return (min(lows), max(highs)) if lows else None
+                    ends += [float(chunk.statistics.min), float(chunk.statistics.max)]
+    finite = [end for end in ends if isfinite(end)]
+    return (min(finite), max(finite)) if finite else None
 
 
 def _take(parts: Iterator[pa.RecordBatch], numbers: np.ndarray, start: int) -> Iterator[tuple[int, dict]]:

@@ -51,7 +51,8 @@ class Card:
     reasons: tuple[str, ...]
     scores: tuple[Score, ...]
     boxes: tuple[Box, ...]
-    persons: int
+    persons: int | None  # None where nobody was asked
+    phash: int | None
     picture: str
     problem: str
 
@@ -67,6 +68,8 @@ class Card:
     @property
     def people(self) -> str:
         """How many persons score high enough to count."""
+        if self.persons is None:
+            return "people not counted"
         return {0: "no person", 1: "1 person"}.get(self.persons, f"{self.persons} persons")
 
 
@@ -130,7 +133,8 @@ def _card(store: Store, recipe: Recipe, rules: list[Line], at: Located) -> Card:
         reasons=tuple(row["reasons"] or ()),
         scores=_scores(row, rules),
         boxes=boxes,
-        persons=sum(box.counts for box in boxes),
+        persons=None if row["person_boxes"] is None else sum(box.counts for box in boxes),
+        phash=row["phash"],
         picture=picture,
         problem=problem,
     )

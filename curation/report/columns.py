@@ -71,7 +71,9 @@ def values(batch: pa.RecordBatch, name: str) -> np.ndarray:
 
 
 def _floats(array: pa.Array) -> np.ndarray:
-    return pc.fill_null(pc.cast(array, pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
+    """float64 (rows,); infinite numbers, which no axis holds, count as missing like null."""
+    numbers = pc.fill_null(pc.cast(array, pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _highest(boxes: pa.ListArray) -> np.ndarray:

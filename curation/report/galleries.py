@@ -48,6 +48,15 @@ class Pair:
     repeat: Card
     original: Card
 
+    @property
+    def difference(self) -> str:
+        """How far apart the two are."""
+        if self.repeat.uid == self.original.uid:
+            return "same bytes"
+        if self.repeat.phash is None or self.original.phash is None:
+            return "left out"
+        return f"{(self.repeat.phash ^ self.original.phash).bit_count()} bits differ"
+
 
 @dataclass(frozen=True)
 class Galleries:

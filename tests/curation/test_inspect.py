@@ -37,7 +37,7 @@ def test_by_uid_the_kept_one_of_equal_bytes_is_shown_and_the_others_are_named(ma
     assert [Path(place).name for place in found.copies] == ["23.jpg"]
     repeat = inspect(made_run, "23.jpg")
     assert repeat.row["verdict"] == "rejected"
-    assert f"repeats {0:032x}" in repeat.text()
+    assert f"repeats uid {0:032x}" in repeat.text()
 
 
 def test_a_failed_input_has_its_error_and_no_rules(made_run: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from curation.errors import UsageError
 from curation.recipe import Recipe
+from curation.report.columns import KNOWN, SIDES, Column
+from curation.report.histogram import BINS, bin_edges
 from curation.report.picks import Smallest, spread
 from curation.report.tally import tally
 from manifests import scan
@@ -115,3 +117,19 @@ def test_spread_rows_lie_all_over_the_run() -> None:
     pick.add(np.arange(100_000), spread(np.arange(100_000)))
     gaps = np.diff([0, *sorted(pick.rows.tolist()), 100_000])
     assert gaps.max() < 3 * 100_000 / 20
+
+
+@pytest.mark.parametrize("known", [*KNOWN, Column("stars", "Stars"), *SIDES], ids=lambda known: known.name)
+@pytest.mark.parametrize("found", [None, (0.0, 0.0), (-3.0, 5.0), (0.2, 0.2), (1.0, 3e9)])
+@pytest.mark.parametrize("marks", [[], [0.02], [-1.0, 400.0]])
+def test_axes_always_run_upwards(known: Column, found: tuple[float, float] | None, marks: list[float]) -> None:
+    edges = bin_edges(known, found, marks)
+    assert len(edges) == BINS + 1
+    assert (np.diff(edges) > 0).all()
+
+
+def test_numbers_that_are_missing_or_infinite_count_as_missing(tmp_path: Path) -> None:
+    rows = [row("/a.jpg"), row("/b.jpg", blur=None), row("/c.jpg", blur=float("inf")), row("/d.jpg", blur=float("nan"))]
+    counts = tally(Store(write_run(tmp_path, rows)), Recipe(**RECIPE))
+    blur = next(histogram for histogram in counts.histograms if histogram.column.name == "blur")
+    assert (blur.decoded.sum(), blur.missing) == (1, 3)
