@@ -96,7 +96,7 @@ def _keepers(first: np.ndarray, near: np.ndarray, never: int) -> np.ndarray:
     keeper = first.copy()
     if len(near) == 0:
         return keeper
-    near = near[np.lexsort((first[near[:, 0]], first[near[:, 1]]))]
+    near = near[np.lexsort((first[near[:, 0]], near[:, 1], first[near[:, 1]]))]
     kept = first < never
     starts = np.nonzero(np.r_[True, near[1:, 1] != near[:-1, 1]])[0]
     for start, stop in zip(starts, np.r_[starts[1:], len(near)], strict=True):

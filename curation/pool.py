@@ -96,7 +96,7 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
     elif workers == 0:
         yield InlinePool()
     else:
-        settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": True}
+        settings = {"distributed.scheduler.allowed-failures": 0}
         with (
             dask.config.set(settings),
             LocalCluster(

@@ -17,7 +17,7 @@ BUILT_IN = ("humans300m", "humans1b")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class People(_Strict):
@@ -96,13 +96,8 @@ class Recipe(_Strict):
 
     @property
     def hash(self) -> str:
-        """16 hex digits over everything but the name."""
-        return content_hash(self.model_dump(exclude={"name"}))
-
-    @property
-    def packing_hash(self) -> str:
-        """16 hex digits over what shapes the bytes of a packed sample."""
-        return content_hash(self.packing.model_dump())
+        """16 hex digits over everything but the name; the order of the rules counts, as reasons follow it."""
+        return content_hash([self.model_dump(exclude={"name"}), list(self.rules)])
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:

@@ -3,14 +3,15 @@
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow.compute as pc
 from rich.console import Console
 
+from curation.careful import score_carefully
 from curation.deciding import Flips, Outcome, compare, resolve, write_manifest
 from curation.errors import UsageError
 from curation.lock import locked
@@ -21,7 +22,7 @@ from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
 from curation.report.page import write_report
-from curation.score import UnitJob, score_rows, score_unit, unit_stats
+from curation.score import UnitJob, score_unit, unit_stats
 from curation.settle import drop_shards_from, settle_manifest, write_index
 from manifests.account import Counts
 from manifests.store import Store, content_hash
@@ -42,14 +43,6 @@ class Workplace:
     def threads(self) -> int:
         """Threads of each worker's networks: all workers together use every core once."""
         return max(1, cores() // max(1, self.processes)) if self.scheduler is None else 1
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Rows of a unit that are scored only to see whether the worker survives."""
-
-    job: UnitJob
-    rows: tuple[int, ...]
 
 
 class Stopped(Exception):
@@ -202,21 +195,16 @@ class Stages:
         return retry and stats["failed"] > 0
 
     def _score(self, pool: Pool, jobs: list[UnitJob], shown: Meter) -> None:
-        deadly: list[UnitJob] = []
+        died: list[UnitJob] = []
         for outcome in pool.map(score_unit, jobs):
             if isinstance(outcome.error, WorkerDied):
-                deadly.append(outcome.job)
+                died.append(outcome.job)
             else:
                 shown.add(_inputs(outcome.job), outcome.result())
-        for job in deadly:
-            rows = tuple(find_deadly(pool, job, tuple(range(_inputs(job)))))
-            self.console.print(f"unit {job.unit}: {len(rows)} image(s) kill their worker; marked as failed")
-            outcome = next(iter(pool.map(score_unit, [replace(job, deadly=rows)])))
-            if isinstance(outcome.error, WorkerDied):
-                raise Stopped(
-                    f"unit {job.unit} kills its worker although no image alone does; use fewer --workers"
-                )
-            shown.add(_inputs(job), outcome.result())
+        if died:
+            self.console.print(f"a worker died; {len(died)} unit(s) are scored again image by image")
+        for outcome in pool.map(score_carefully, died):
+            shown.add(_inputs(outcome.job), outcome.result())
 
     def _state(self, plan: Plan, recipe: Recipe) -> str:
         """Changes when the recipe, the plan or any score file does."""
@@ -265,27 +253,9 @@ def check_scored(record: Record, recipe: Recipe) -> None:
         )
 
 
-def find_deadly(pool: Pool, job: UnitJob, rows: tuple[int, ...]) -> Iterable[int]:
-    """Halve until the rows that kill a worker stand alone."""
-    outcome = next(iter(pool.map(_probe, [Probe(job, rows)])))
-    if not isinstance(outcome.error, WorkerDied):
-        outcome.result()
-        return
-    if len(rows) == 1:
-        yield rows[0]
-        return
-    middle = len(rows) // 2
-    yield from find_deadly(pool, job, rows[:middle])
-    yield from find_deadly(pool, job, rows[middle:])
-
-
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _probe(probe: Probe) -> int:
-    return score_rows(probe.job, probe.rows)
 
 
 def _inputs(job: UnitJob) -> int:

@@ -5,7 +5,7 @@ parquet file. Columns of scorers whose identity has not changed are taken over f
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class UnitJob:
-    """One unit to score: where, with what, which rows only (`retry`), and which rows killed a worker before."""
+    """One unit to score: where, with what, failed rows too (`retry`), and which rows killed a process before."""
 
     out: str
     unit: int
@@ -63,8 +63,11 @@ def stats_file(unit: int) -> str:
     return f"scores/{unit:05d}_stats.json"
 
 
-def score_unit(job: UnitJob) -> Counts:
-    """Bring the unit's score file up to date. Returns its counts under the recipe, duplicates not yet looked at."""
+def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> Counts:
+    """Bring the unit's score file up to date. Returns its counts under the recipe, duplicates not yet looked at.
+
+    With `announce` images are taken strictly one by one and each row is announced before it is touched.
+    """
     cv2.setNumThreads(1)
     store = Store(job.out)
     scorers = load_scorers(job.recipe, job.threads)
@@ -76,26 +79,14 @@ def score_unit(job: UnitJob) -> Counts:
     todo = _todo(rows, bool(stale), job.retry)
     for index, ask in ((index, scorers if rows[index]["status"] != "success" else stale) for index in todo):
         rows[index]["_ask"] = tuple(scorer.name for scorer in ask)
-    for loaded in _batches(plan, todo, rows):
+    loads = _batches(plan, todo, rows) if announce is None else _one_by_one(plan, todo, rows, announce)
+    for loaded in loads:
         _score(loaded, rows, scorers)
     for row in rows:
         row.pop("_ask", None)
     table = pa.Table.from_pylist(rows, scores_schema(list(job.plan.extras)))
     commit(store, job, table, identities | {scorer.name: scorer.identity for scorer in scorers})
     return _count(table, job.recipe)
-
-
-def score_rows(job: UnitJob, indices: tuple[int, ...]) -> int:
-    """Score some rows and throw the answers away: whether the worker survives is all that is asked."""
-    cv2.setNumThreads(1)
-    plan = read_unit(Store(job.out), job.unit).to_pylist()
-    scorers = load_scorers(job.recipe, job.threads)
-    rows = [_blank(entry) for entry in plan]
-    for index in indices:
-        rows[index]["_ask"] = tuple(scorer.name for scorer in scorers)
-    for loaded in _batches(plan, list(indices), rows):
-        _score(loaded, rows, scorers)
-    return len(indices)
 
 
 def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str, str]) -> None:
@@ -200,6 +191,17 @@ def _batches(plan: list[Row], todo: list[int], rows: list[Row]) -> Iterator[list
             batch.append(loaded)
     if batch:
         yield batch
+
+
+def _one_by_one(
+    plan: list[Row], todo: list[int], rows: list[Row], announce: Callable[[int], None]
+) -> Iterator[list[Loaded]]:
+    for index in todo:
+        announce(index)
+        loaded = _load(index, plan[index])
+        rows[index].update(loaded.row)
+        if loaded.picture is not None:
+            yield [loaded]
 
 
 def _load(index: int, entry: Row) -> Loaded:

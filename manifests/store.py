@@ -88,8 +88,8 @@ class Store:
         self.write(name, lambda path: _write_all(path, data))
 
     def write_json(self, name: str, value: Any) -> None:
-        """UTF-8, sorted keys, one line a key: equal values give equal bytes."""
-        self.write_bytes(name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        """UTF-8, one line a key, in the order given."""
+        self.write_bytes(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
         """The parsed file; None where it is absent or not JSON, as an interrupted foreign write leaves it."""

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.decode import DamagedImage, EmptyFile, TooManyPixels, UnsupportedFormat, decode
+from tests.curation.photos import BAD, GOOD, encode, scene, with_exif
+
+VERDICTS = {
+    "empty.jpg": EmptyFile,
+    "text.jpg": UnsupportedFormat,
+    "truncated.jpg": DamagedImage,
+    "truncated-but-ended.jpg": DamagedImage,
+    "truncated.png": DamagedImage,
+    "huge.png": TooManyPixels,
+    "header-only.jpg": DamagedImage,
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_format_becomes_upright_rgb(name: str) -> None:
+    picture = decode(GOOD[name])
+    assert picture.rgb.dtype == np.uint8
+    assert picture.rgb.shape == (picture.height, picture.width, 3)
+    assert (picture.width, picture.height) == ((120, 160) if name == "turned.jpg" else (160, 120))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_bytes_have_a_verdict(name: str) -> None:
+    with pytest.raises((VERDICTS[name], UnsupportedFormat) if name == "header-only.jpg" else VERDICTS[name]):
+        decode(BAD[name])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_equals_pillows(orientation: int) -> None:
+    data = with_exif(3, orientation)
+    import io
+
+    from PIL import ImageOps
+
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    difference = np.abs(decode(data).rgb.astype(int) - expected)
+    assert difference.max() <= 2
+
+
+def test_large_jpeg_is_decoded_at_reduced_scale_but_reports_its_full_size() -> None:
+    picture = decode(encode(scene(1, 4000, 3000)))
+    assert (picture.width, picture.height) == (4000, 3000)
+    assert 1024 <= max(picture.rgb.shape) < 2048
+    assert picture.scale == pytest.approx(4000 / picture.rgb.shape[1])
+
+
+def test_transparency_lies_over_white() -> None:
+    clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    assert decode(encode(clear, "PNG")).rgb.min() == 255

@@ -1,0 +1,45 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from curation.jpeg import strip_metadata
+from tests.curation.photos import encode, jpeg, scene, with_exif
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"taken by me"}, {"subsampling": 0}])
+def test_pixels_stay_bit_for_bit(options: dict[str, object]) -> None:
+    data = jpeg(1, **options)
+    assert np.array_equal(pixels(strip_metadata(data)), pixels(data))
+    assert b"taken by me" not in strip_metadata(data)
+
+
+def test_position_goes_and_colour_profile_stays() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (59.0, 54.0, 48.0)}
+    bare = strip_metadata(encode(scene(2), exif=exif.tobytes(), icc_profile=profile))
+    image = Image.open(io.BytesIO(bare))
+    assert image.info["icc_profile"] == profile
+    assert not image.getexif()
+    assert b"Exif" not in bare
+
+
+def test_what_a_phone_appends_goes() -> None:
+    assert strip_metadata(jpeg(3) + b"ftypmp4 with a position") == strip_metadata(jpeg(3))
+
+
+def test_nothing_left_to_strip_changes_nothing() -> None:
+    once = strip_metadata(with_exif(4, 1))
+    assert strip_metadata(once) == once
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", jpeg(5)[:500], jpeg(5)[:-2]])
+def test_what_is_not_a_whole_jpeg_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="JPEG"):
+        strip_metadata(data)

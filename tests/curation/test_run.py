@@ -1,0 +1,263 @@
+"""The run as a whole, on files: nothing lost, nothing twice, the same bytes every time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curation.errors import UsageError
+from curation.pool import InlinePool
+from curation.recipe import Recipe, change, to_yaml
+from curation.run import Stopped, Workplace, curate, redecide, stages
+from curation.verify import verify
+from manifests.account import Counts
+from manifests.store import Store
+from rich.console import Console
+from tests.curation.photos import BAD, GOOD, jpeg, write
+
+HERE = Workplace(workers=0)
+
+
+def contents(out: Path, *folders: str) -> dict[str, bytes]:
+    """Tars and tables of a run by name; stats hold times and are left out."""
+    found = {}
+    for folder in folders or ("shards", "manifest"):
+        for path in sorted((out / folder).iterdir()):
+            if path.suffix in {".tar", ".parquet"}:
+                found[f"{folder}/{path.name}"] = path.read_bytes()
+    return found
+
+
+def good_photos(folder: Path, number: int = 40) -> Path:
+    return write(folder, {f"{seed:03d}.jpg": jpeg(seed) for seed in range(number)})
+
+
+def test_every_input_has_one_verdict_and_bad_files_say_why(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source = write(tmp_path / "photos", GOOD | BAD)
+    counts = curate(str(source), str(tmp_path / "out"), plain_recipe, place=HERE)
+    manifest = pd.read_parquet(tmp_path / "out" / "manifest")
+    assert counts == Counts(
+        len(GOOD) + len(BAD), *(int((manifest.verdict == v).sum()) for v in ("kept", "rejected", "failed"))
+    )
+    names = manifest.uri.str.rsplit("/", n=1).str[-1]
+    assert sorted(names) == sorted({**GOOD, **BAD})
+    failed = manifest[manifest.verdict == "failed"]
+    assert sorted(failed.uri.str.rsplit("/", n=1).str[-1]) == sorted(BAD)
+    assert (failed.status == "failed_to_decode").all()
+    assert failed.error_message.str.contains(": ").all()
+    assert verify(str(tmp_path / "out")) == (counts, [])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(st.sampled_from(sorted(GOOD) + sorted(BAD)), min_size=1, max_size=40), per_shard=st.integers(1, 7)
+)
+def test_accounts_balance_whatever_the_mixture(
+    tmp_path_factory: pytest.TempPathFactory, plain_recipe: Recipe, names: list[str], per_shard: int
+) -> None:
+    folder = tmp_path_factory.mktemp("mixture")
+    source = write(folder / "photos", {f"{i:02d}-{name}": (GOOD | BAD)[name] for i, name in enumerate(names)})
+    recipe = change(plain_recipe, [f"packing.samples_per_shard={per_shard}"])
+    counts = curate(str(source), str(folder / "out"), recipe, place=HERE)
+    assert counts.inputs == len(names)
+    assert counts.balanced
+    assert counts.failed == sum(name in BAD for name in names)
+    assert verify(str(folder / "out")) == (counts, [])
+
+
+def test_one_and_two_workers_and_a_second_run_give_the_same_bytes(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source = good_photos(tmp_path / "photos")
+    for name, workers in (("here", 0), ("one", 1), ("two", 2)):
+        curate(str(source), str(tmp_path / name), plain_recipe, place=Workplace(workers))
+    first = contents(tmp_path / "here")
+    assert len(first) > 8
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == first
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "shards").iterdir()}
+    curate(str(source), str(tmp_path / "two"), plain_recipe, place=HERE)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "shards").iterdir()} == times
+
+
+def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    whole = contents(out)
+    tar = out / "shards" / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:-512] + b"x" * 512)
+    assert any("00001.tar does not have the sha256" in fault for fault in verify(str(out))[1])
+    for name in ("shards/00000.tar", "manifest/00001.parquet", "scores/00000.parquet", "shards/00001_stats.json"):
+        (out / name).unlink()
+        assert verify(str(out))[1] or name.startswith("scores")
+        curate(str(source), str(out), plain_recipe, place=HERE)
+    assert contents(out) == whole
+    assert verify(str(out))[1] == []
+
+
+def test_another_recipe_source_or_a_second_process_is_refused(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 4), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    with pytest.raises(UsageError, match="another recipe"):
+        curate(str(source), str(out), change(plain_recipe, ["rules.size=width > 1"]), place=HERE)
+    with pytest.raises(UsageError, match="made from"):
+        curate(str(tmp_path), str(out), plain_recipe, place=HERE)
+    with (
+        stages(Store(out), Console(quiet=True), HERE),
+        pytest.raises(UsageError, match=f"in use by process {os.getpid()}"),
+    ):
+        curate(str(source), str(out), plain_recipe, place=HERE)
+
+
+def test_decide_again_says_what_flips_and_pack_follows(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    before = curate(str(source), str(out), plain_recipe, place=HERE)
+    exposure = pd.read_parquet(out / "manifest").exposure
+    limit = float(exposure.median())
+    stricter = change(plain_recipe, [f"rules.exposure=exposure > {limit}"])
+    old = contents(out)
+    outcome, flips = redecide(str(out), stricter)
+    assert contents(out) == old
+    assert flips.gained == 0
+    assert flips.lost == before.kept - outcome.counts.kept == flips.lost_by["exposure"] > 0
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), stricter)
+        record.recipe = stricter
+        stage.decide(record)
+        stage.pack(record)
+    assert record.counts == outcome.counts
+    assert verify(str(out)) == (outcome.counts, [])
+    curate(str(source), str(tmp_path / "fresh"), stricter, place=HERE)
+    assert contents(tmp_path / "fresh") == contents(out)
+    back, flips = redecide(str(out), plain_recipe)
+    assert (flips.gained, flips.lost) == (before.kept - outcome.counts.kept, 0)
+    assert flips.gained_by["exposure"] == flips.gained
+
+
+def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
+    (source / "007.jpg").write_bytes(b"")
+    (source / "011.jpg").unlink()
+    table = source / "list.csv"
+    table.write_text("path,license\n" + "".join(f"{seed:03d}.jpg,cc{seed}\n" for seed in range(20)))
+    assert curate(str(table), str(out), plain_recipe, place=HERE).failed == 2
+    for seed in (7, 11):
+        (source / f"{seed:03d}.jpg").write_bytes(jpeg(seed))
+    assert curate(str(table), str(out), plain_recipe, place=HERE).failed == 2
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(table), plain_recipe)
+        stage.score(record, retry=True)
+        stage.decide(record)
+        stage.pack(record)
+    assert record.counts.failed == 0
+    assert verify(str(out))[1] == []
+    assert pd.read_parquet(out / "manifest").license.tolist() == [f"cc{seed}" for seed in range(20)]
+
+
+def test_a_file_that_changes_before_packing_fails_and_is_counted(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), plain_recipe)
+        stage.score(record)
+        stage.decide(record)
+        kept = record.counts.kept
+        manifest = pd.read_parquet(out / "manifest")
+        victims = manifest[manifest.verdict == "kept"].uri.tolist()[:2]
+        Path(victims[0]).write_bytes(jpeg(77))
+        Path(victims[1]).unlink()
+        stage.pack(record)
+    assert (record.counts.kept, record.counts.failed) == (kept - 2, 2)
+    assert verify(str(out)) == (record.counts, [])
+    after = pd.read_parquet(out / "manifest").set_index("uri")
+    assert after.loc[victims[0], "error_message"].startswith("SourceChanged")
+    assert after.loc[victims[1], "error_message"].startswith("FileNotFoundError")
+
+
+def test_only_a_changed_scorer_runs_again(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curation import score
+    from curation.scorers.fingerprint import Fingerprint
+    from curation.scorers.quality import Quality
+
+    source, out = good_photos(tmp_path / "photos", 10), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    asked: list[str] = []
+    for scorer in (Fingerprint, Quality):
+        original = scorer.score
+        monkeypatch.setattr(scorer, "score", lambda self, batch, o=original: asked.append(self.name) or o(self, batch))
+    score._scorers.cache_clear()
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    assert asked == []
+    monkeypatch.setattr(Quality, "identity", "laplacian512@2")
+    score._scorers.cache_clear()
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    assert set(asked) == {"quality"}
+    assert verify(str(out))[1] == []
+    score._scorers.cache_clear()
+
+
+def test_an_image_that_kills_its_worker_is_found_and_the_rest_is_scored(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """A decoder is planted that dies on one picture, as a bug in a C library would."""
+    source, out = good_photos(tmp_path / "photos", 12), tmp_path / "out"
+    (source / "005.jpg").write_bytes(jpeg(5) + b"DEADLY")
+    (tmp_path / "recipe.yaml").write_text(to_yaml(plain_recipe))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, simplejpeg\n"
+        "real = simplejpeg.decode_jpeg\n"
+        "def decode_jpeg(data, **options):\n"
+        "    if data.endswith(b'DEADLY'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(data, **options)\n"
+        "simplejpeg.decode_jpeg = decode_jpeg\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("sapiens-curate")), "run", str(source), str(out)]
+    command += ["--recipe", str(tmp_path / "recipe.yaml"), "--workers", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = pd.read_parquet(out / "manifest")
+    dead = manifest[manifest.verdict == "failed"]
+    assert dead.uri.str.endswith("005.jpg").tolist() == [True]
+    assert dead.error_message.iloc[0].startswith("WorkerDied")
+    assert len(manifest) == 12
+
+
+def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from manifests import store
+
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    curate(str(source), str(tmp_path / "whole"), plain_recipe, place=HERE)
+    real, calls = store.fsync, iter(range(10_000))
+
+    def full(path: Path) -> None:
+        if next(calls) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path)
+
+    monkeypatch.setattr(store, "fsync", full)
+    with pytest.raises(Stopped, match="disk of .* is full"):
+        curate(str(source), str(out), plain_recipe, place=HERE)
+    monkeypatch.setattr(store, "fsync", real)
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not list(out.rglob(".tmp-*"))
+
+
+def test_pool_hands_errors_back_with_their_job() -> None:
+    outcomes = list(InlinePool().map(lambda n: 1 // n, [1, 0]))
+    assert outcomes[0].result() == 1
+    assert isinstance(outcomes[1].error, ZeroDivisionError)
+
+
+def test_an_empty_folder_and_a_missing_one_are_one_sentence(tmp_path: Path, plain_recipe: Recipe) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no image is at"):
+        curate(str(tmp_path / "empty"), str(tmp_path / "out"), plain_recipe, place=HERE)
+    with pytest.raises(UsageError, match="nothing is at"):
+        curate(str(tmp_path / "nowhere"), str(tmp_path / "out2"), plain_recipe, place=HERE)
