@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from curation.recipe import to_yaml
 from curation.record import RUN_FILE, load_record
-from curation.report.cards import name_of, place_of
+from curation.report.cards import place_of
 from curation.report.columns import Column
 from curation.report.figures import histogram_figure, inline_svg, people_figure
 from curation.report.galleries import Edge, Galleries, galleries
@@ -39,7 +39,6 @@ class Section:
 class FailedInput:
     """One input without an answer."""
 
-    name: str
     place: str
     message: str
 
@@ -109,8 +108,13 @@ def _failures(store: Store, counts: Tally) -> Iterator[FailedKind]:
     rows = rows_at(store, [number for failure in counts.failures for number in failure.rows])
     for failure in counts.failures:
         inputs = (rows[number] for number in failure.rows)
-        listed = (FailedInput(name_of(row), place_of(row), row["error_message"][:MESSAGE]) for row in inputs)
+        listed = (FailedInput(place_of(row), _message(row["error_message"])) for row in inputs)
         yield FailedKind(failure, tuple(listed))
+
+
+def _message(text: str) -> str:
+    """The text after the class of the error, which the heading gives."""
+    return text.partition(": ")[2][:MESSAGE]
 
 
 def _count(number: int) -> str:

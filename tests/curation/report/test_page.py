@@ -73,7 +73,7 @@ def test_failures_are_grouped_counted_and_listed(page: Page) -> None:
     assert "broken-9.jpg" in page.text
     assert "broken-10.jpg" not in page.text
     assert "and 1 more in the manifest" in page.text
-    assert "FileNotFoundError: <i>no</i> such file" in page.text
+    assert "/photos/<b>gone</b>.jpg <i>no</i> such file" in page.text
 
 
 def test_a_repeat_is_shown_beside_its_original(page: Page) -> None:
