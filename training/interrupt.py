@@ -15,14 +15,16 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
+
+    def __enter__(self) -> "Interrupt":
         self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
             os._exit(128 + number)
         self.asked = True
 
-    def restore(self) -> None:
-        """Give the signals back to whoever had them."""
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -145,9 +145,14 @@ class Meter:
 
 
 class MetricsLog:
-    """metrics.jsonl, TensorBoard where it is installed, and the line on the screen."""
+    """metrics.jsonl, TensorBoard where it is installed, and the line on the screen; nothing on other ranks
+    than the first.
+    """
 
-    def __init__(self, folder: Path, resumed_step: int) -> None:
+    def __init__(self, folder: Path, resumed_step: int, active: bool = True) -> None:
+        self.active = active
+        if not active:
+            return
         self.path = folder / "metrics.jsonl"
         self._forget_after(resumed_step)
         self._file = self.path.open("a")
@@ -158,7 +163,18 @@ class MetricsLog:
         else:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self._file.close()
+            if self._board:
+                self._board.close()
+
     def write(self, metrics: dict[str, Any]) -> None:
+        if not self.active:
+            return
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
         if self._board:
@@ -166,11 +182,6 @@ class MetricsLog:
                 if isinstance(value, int | float) and name != "step":
                     self._board.add_scalar(name, value, metrics["step"])
         print(line(metrics), flush=True)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._board:
-            self._board.close()
 
     def _forget_after(self, step: int) -> None:
         """Drop what an interrupted run wrote after the checkpoint that we go on from, and a torn last line."""

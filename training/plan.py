@@ -107,7 +107,8 @@ def describe(plan: Plan, gpus: int, images: int, gpu_gb: float, peak_tflops: flo
     lines += [
         "",
         f"data: {rate:.0f} images/s at 45 % MFU, {rate / gpus:.0f} per GPU; at 10 ms of one core per "
-        f"1-megapixel photo that is {rate * 0.01 / gpus:.1f} decoding cores per GPU (40 ms per 12-megapixel photo: {rate * 0.04 / gpus:.1f})",
+        f"1-megapixel photo that is "
+        f"{rate * 0.01 / gpus:.1f} decoding cores per GPU (40 ms per 12-megapixel photo: {rate * 0.04 / gpus:.1f})",
         f"shards: about {images / 10_000:,.0f} of 10,000 photos; shards of 1 to 4 GB read best. "
         "A window of 16 mixes 160,000 photos; for remote shards keep a local cache of two windows on every machine",
     ]

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,15 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> int:
         return 0
 
     batches = _stream(config, shards, progress, ranks)
-    log = MetricsLog(config.run_folder, progress.step) if ranks.is_first else None
-    meter, interrupt, interval = Meter(), Interrupt(), Interval(config, ranks)
+    interval = Interval(config, ranks)
     asked = done = False
-    _collect_garbage_only_when_told()
-    learner.model.train()
-    try:
+    with (
+        Interrupt() as interrupt,
+        _garbage_collected_by_hand(),
+        MetricsLog(config.run_folder, progress.step, ranks.is_first) as log,
+    ):
         while not (done or asked):
-            seen = _forward_backward(config, learner.model, batches, passes, meter, ranks)
+            seen = _forward_backward(config, learner.model, batches, passes, interval.meter, ranks)
             norm = clip_gradients(learner.weights.values(), config.clip)
             late = config.max_minutes > 0 and time.monotonic() - started > 60 * config.max_minutes
             loss, replaced, asked, late = _agree(seen, interrupt.asked, late, ranks)
@@ -130,21 +132,13 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> int:
             _check_limits(config, progress, shards)
 
             interval.add(loss, seen.keys)
-            meter.step(config.total_batch)
             done = late or progress.samples_seen >= images
             if progress.step % config.log_every == 0 or done or asked:
-                metrics = interval.close(progress, lr, float(norm), meter)
-                if log:
-                    log.write(metrics)
+                log.write(interval.close(progress, lr, float(norm)))
             if progress.step % config.save_every == 0 or done or asked:
                 _save(config, progress, identity, learner, ranks)
             if progress.step % 100 == 0:
                 gc.collect()
-    finally:
-        interrupt.restore()
-        gc.enable()
-        if log:
-            log.close()
     return EXIT_REQUEUE if asked and not done else 0
 
 
@@ -214,6 +208,7 @@ def _build(config: PretrainConfig, ranks: Ranks) -> Learner:
     optimizer = adamw(bare(model), config.peak_lr, (config.beta1, config.beta2), config.weight_decay)
     weights = parameters_by_name(model)
     trained = {name: weight for name, weight in weights.items() if weight.requires_grad and config.ema}
+    model.train()
     return Learner(model, weights, optimizer, {name: weight.detach().clone() for name, weight in trained.items()})
 
 
@@ -344,6 +339,7 @@ class Interval:
         cross = config.decoder == "cross"
         self.work = pretraining_work(config.arch, config.image_size, config.mask_ratio, cross, config.predict_ratio)
         self.peak = config.peak_tflops or device_peak(ranks.device)
+        self.meter = Meter()
         self._losses: list[float] = []
         self._keys = torch.zeros((), dtype=torch.int64, device=ranks.device)
 
@@ -351,12 +347,13 @@ class Interval:
         if math.isfinite(loss):
             self._losses.append(loss)
         self._keys += keys
+        self.meter.step(self.config.total_batch)
 
-    def close(self, progress: Progress, lr: float, norm: float, meter: Meter) -> dict[str, Any]:
+    def close(self, progress: Progress, lr: float, norm: float) -> dict[str, Any]:
         """The metrics of the interval; the next one begins. samples: a sum over the samples seen, for
         comparing runs.
         """
-        rates = meter.read(self.work, self.ranks.world, self.peak)
+        rates = self.meter.read(self.work, self.ranks.world, self.peak)
         images = self.config.steps * self.config.total_batch
         metrics = {
             **asdict(progress),
@@ -395,11 +392,16 @@ def _keep_bad_batch(
         )
 
 
-def _collect_garbage_only_when_told() -> None:
+@contextmanager
+def _garbage_collected_by_hand() -> Iterator[None]:
     """Keep Python's collector from stopping one rank while the others wait."""
     gc.collect()
     gc.freeze()
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _say(ranks: Ranks, text: str) -> None:

@@ -1,0 +1,200 @@
+"""Shards are found under every spelling, their samples lie where the index says, and bad ones are named."""
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from shards import index
+from shards.cache import ShardCache, ShardError
+from shards.index import open_shards
+from tests.shard_factory import photo, write_curated, write_foreign, write_members
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of a web server for tmp_path."""
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def uids(opened: index.ShardSet) -> list[str]:
+    return [opened.samples(s).uid_hex(r) for s, n in enumerate(opened.counts) for r in range(n)]
+
+
+def test_a_curated_folder_opens_under_every_spelling(tmp_path):
+    out = write_curated(tmp_path / "out", shards=3, per_shard=4)
+    spellings = [
+        [str(out)],
+        [str(out / "shards")],
+        [str(out / "shards/*.tar")],
+        [str(out / "shards/{00000..00002}.tar")],
+        [str(out / f"shards/0000{i}.tar") for i in range(3)],
+        [f"file://{out}/shards"],
+    ]
+    opened = [open_shards(spelling) for spelling in spellings]
+    assert {o.fingerprint for o in opened} == {opened[0].fingerprint}
+    assert opened[0].count == 12
+    assert opened[0].read(2, 3) == photo(11)
+    assert uids(opened[0])[11] == sha256(photo(11)).hexdigest()[:32]
+
+
+def test_a_foreign_tar_gets_the_same_uids_and_the_right_bytes(tmp_path):
+    write_foreign(tmp_path / "a.tar", range(5))
+    opened = open_shards(str(tmp_path / "a.tar"))
+    assert [opened.read(0, r) for r in range(5)] == [photo(s) for s in range(5)]
+    assert uids(opened) == [sha256(photo(s)).hexdigest()[:32] for s in range(5)]
+    assert list(tmp_path.glob("a.*")) == [tmp_path / "a.tar"]  # nothing is written beside it
+
+
+def test_members_are_grouped_by_key_however_they_lie(tmp_path):
+    members = [
+        ("deep/x.json", b"{}"),
+        ("y.JPG", photo(1)),
+        ("deep/x.png", b"a mask"),
+        ("lonely.json", b"{}"),
+        ("deep/x.jpg", photo(2)),
+        ("._y.JPG", b"resource fork"),
+        ("z.seg.png", b"not the image of z"),
+    ]
+    write_members(tmp_path / "a.tar", members)
+    opened = open_shards(str(tmp_path))
+    assert sorted(opened.samples(0).key.to_pylist()) == ["deep/x", "y"]
+    assert {opened.read(0, 0), opened.read(0, 1)} == {photo(1), photo(2)}
+    assert opened.without_image == 2
+
+
+def test_the_fingerprint_is_of_the_content_not_the_place(tmp_path):
+    first = open_shards(str(write_curated(tmp_path / "a", 2, 3)))
+    again = open_shards(str(write_curated(tmp_path / "b", 2, 3)))
+    other = open_shards(str(write_curated(tmp_path / "c", 2, 4)))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_what_is_known_is_not_read_again_until_the_tar_changes(tmp_path, monkeypatch):
+    tar = write_foreign(tmp_path / "a.tar", range(3))
+    calls = []
+    real = index.index_tar
+    monkeypatch.setattr(index, "index_tar", lambda *a: calls.append(a) or real(*a))
+    first = open_shards(str(tar))
+    assert open_shards(str(tar)).fingerprint == first.fingerprint
+    assert len(calls) == 1
+    write_foreign(tar, range(3, 6))
+    os.utime(tar, ns=(1, 1))
+    assert open_shards(str(tar)).fingerprint != first.fingerprint
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.02])
+def test_a_truncated_foreign_tar_is_named(tmp_path, share):
+    tar = write_foreign(tmp_path / "a.tar", range(6))
+    whole = tar.read_bytes().rstrip(b"\0")
+    tar.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ShardError, match=r"a\.tar .*copy it again"):
+        open_shards(str(tar))
+
+
+def test_a_truncated_curated_tar_is_named(tmp_path):
+    out = write_curated(tmp_path, 2, 4)
+    tar = out / "shards/00001.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(ShardError, match=r"00001\.tar .*truncated"):
+        open_shards(str(out))
+
+
+def test_a_missing_curated_shard_is_named(tmp_path):
+    out = write_curated(tmp_path, 3, 2)
+    (out / "shards/00001.tar").unlink()
+    with pytest.raises(ShardError, match=r"00001\.tar is missing"):
+        open_shards(str(out))
+
+
+def test_a_missing_curated_index_is_named(tmp_path):
+    out = write_curated(tmp_path, 2, 2)
+    (out / "shards/00001.parquet").unlink()
+    with pytest.raises(ShardError, match=r"00001\.parquet is missing"):
+        open_shards(str(out))
+
+
+@pytest.mark.parametrize("broken", [b"", b"{}", b'{"count": "many"}'])
+def test_damaged_stats_are_named(tmp_path, broken):
+    out = write_curated(tmp_path, 1, 2)
+    (out / "shards/00000_stats.json").write_bytes(broken)
+    with pytest.raises(ShardError, match=r"00000_stats\.json cannot be used"):
+        open_shards(str(out))
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("nothing", "holds no tar shards"),
+        ("missing.tar", "does not exist"),
+        ("*.tar", "no tar matches"),
+        ("{0..2}.tar", "does not exist"),
+        ("a.tar.gz", "is compressed"),
+    ],
+)
+def test_sources_without_shards_are_refused(tmp_path, source, says):
+    with pytest.raises(ShardError, match=says):
+        open_shards(str(tmp_path / source))
+
+
+def test_tars_without_any_image_are_refused(tmp_path):
+    write_members(tmp_path / "a.tar", [("a.txt", b"x"), ("a.json", b"{}")])
+    with pytest.raises(ShardError, match="no image was found"):
+        open_shards(str(tmp_path))
+
+
+def test_a_web_server_serves_shards(tmp_path, server):
+    write_curated(tmp_path / "out", 2, 3)
+    write_foreign(tmp_path / "foreign.tar", range(4))
+    curated = open_shards(f"{server}/out/shards/{{00000..00001}}.tar")
+    assert [curated.read(1, r) for r in range(3)] == [photo(3 + r) for r in range(3)]
+    foreign = open_shards(f"{server}/foreign.tar")
+    assert foreign.read(0, 2) == photo(2)
+    with pytest.raises(ShardError, match="does not exist"):
+        open_shards(f"{server}/none.tar")
+
+
+def test_a_tar_changed_after_opening_is_refused(tmp_path):
+    tar = write_foreign(tmp_path / "a.tar", range(3))
+    opened = open_shards(str(tar))
+    write_foreign(tar, range(9))
+    with pytest.raises(ShardError, match="was changed after the start"):
+        opened.read(0, 0)
+
+
+def test_the_cache_keeps_to_its_size_and_keeps_what_was_used_last(tmp_path, server):
+    for name in "abcd":
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    cache = ShardCache(tmp_path / "shards", limit=2500)
+    for name in "abacad":
+        assert cache.fetch(f"{server}/{name}", 1000).read_bytes() == name.encode() * 1000
+        assert sum(f.stat().st_size for f in cache.folder.iterdir() if not f.name.startswith(".")) <= 2500
+    kept = {f.name[-1] for f in cache.folder.iterdir() if not f.name.startswith(".")}
+    assert kept == {"a", "d"}
+
+
+def test_a_download_of_the_wrong_size_is_refused(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    with pytest.raises(ShardError, match="10 bytes came instead of 11"):
+        ShardCache(tmp_path / "shards").fetch(f"{server}/a", 11)
