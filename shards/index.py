@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -269,21 +270,31 @@ def _remote_stamp(info: dict) -> str:
 
 
 def _describe(tar: Listed, cache: ShardCache) -> Shard:
-    return _describe_curated(tar) if tar.curated else _describe_foreign(tar, cache)
+    stats = _read_stats(tar) if tar.curated else {}
+    return _describe_curated(tar, stats) if "sha256" in stats else _describe_foreign(tar, cache)
 
 
-def _describe_curated(tar: Listed) -> Shard:
-    stem = tar.url.removesuffix(".tar")
-    name = tar.url.rsplit("/", 1)[-1]
+def _read_stats(tar: Listed) -> dict[str, Any]:
+    """What lies beside a tar as `_stats.json`; without hashes it is img2dataset's, and the tar has no index."""
+    url = f"{tar.url.removesuffix('.tar')}_stats.json"
     try:
-        with fsspec.open(f"{stem}_stats.json", "rb") as file:
-            stats = json.load(file)
-        count, digest = int(stats["count"]), str(stats["sha256"][name])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{stem}_stats.json cannot be used ({error!r}); copy or pack the shard again") from error
-    shard = Shard(tar.url, tar.bytes, tar.stamp, count, digest, f"{stem}.parquet")
-    ShardSet([shard]).samples(0)  # a truncated tar is found now, not on the third day
-    return shard
+        with fsspec.open(url, "rb") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise ShardError(f"{url} cannot be read ({error!r}); copy or pack the shard again") from error
+
+
+def _describe_curated(tar: Listed, stats: dict[str, Any]) -> Shard:
+    stem, name = tar.url.removesuffix(".tar"), tar.url.rsplit("/", 1)[-1]
+    try:
+        count, digest, size = int(stats["successes"]), str(stats["sha256"][name]), int(stats["sizes"][name])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ShardError(f"{stem}_stats.json lacks {error}; copy or pack the shard again") from error
+    if size != tar.bytes:
+        raise ShardError(
+            f"{tar.url} has {tar.bytes} bytes instead of {size}: it is truncated or changed; copy it again"
+        )
+    return Shard(tar.url, tar.bytes, tar.stamp, count, digest, f"{stem}.parquet")
 
 
 def _describe_foreign(tar: Listed, cache: ShardCache) -> Shard:

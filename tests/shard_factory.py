@@ -63,6 +63,12 @@ def write_curated(out: Path, shards: int, per_shard: int) -> Path:
         )
         pq.write_table(table, folder / f"{number:05d}.parquet")
         tar = (folder / f"{number:05d}.tar").read_bytes()
-        stats = {"count": per_shard, "bytes": len(tar), "sha256": {f"{number:05d}.tar": sha256(tar).hexdigest()}}
+        name = f"{number:05d}.tar"
+        stats = {
+            "count": per_shard,
+            "successes": per_shard,
+            "sizes": {name: len(tar)},
+            "sha256": {name: sha256(tar).hexdigest()},
+        }
         (folder / f"{number:05d}_stats.json").write_text(json.dumps(stats))
     return out

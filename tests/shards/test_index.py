@@ -8,6 +8,8 @@ from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shards import index
@@ -134,12 +136,35 @@ def test_a_missing_curated_index_is_named(tmp_path):
         open_shards(str(out))
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", b'{"count": "many"}'])
+@pytest.mark.parametrize("broken", [b"", b"[1]", b'{"sha256": {}}', b'{"sha256": {"00000.tar": "a"}, "successes": 2}'])
 def test_damaged_stats_are_named(tmp_path, broken):
     out = write_curated(tmp_path, 1, 2)
     (out / "shards/00000_stats.json").write_bytes(broken)
-    with pytest.raises(ShardError, match=r"00000_stats\.json cannot be used"):
+    with pytest.raises(ShardError, match=r"00000_stats\.json .*pack the shard again"):
         open_shards(str(out))
+
+
+def test_img2datasets_folder_is_indexed_as_foreign(tmp_path):
+    out = write_curated(tmp_path, 1, 3)
+    (out / "shards/00000_stats.json").write_text('{"count": 3, "successes": 3, "status_dict": {"success": 3}}')
+    pq.write_table(pa.table({"key": ["a"], "status": ["success"]}), out / "shards/00000.parquet")
+    opened = open_shards(str(out))
+    assert [opened.read(0, r) for r in range(3)] == [photo(s) for s in range(3)]
+
+
+def test_a_damaged_curated_index_is_named(tmp_path):
+    out = write_curated(tmp_path, 2, 3)
+    (out / "shards/00001.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(ShardError, match=r"00001\.parquet cannot be read"):
+        open_shards(str(out)).read(1, 0)
+
+
+def test_an_index_of_other_rows_is_named(tmp_path):
+    out = write_curated(tmp_path, 2, 3)
+    table = pq.read_table(out / "shards/00001.parquet")
+    pq.write_table(table.slice(1), out / "shards/00001.parquet")
+    with pytest.raises(ShardError, match="has 2 rows where 3"):
+        open_shards(str(out)).read(1, 0)
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor],
         return {}, {}
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}); a file that holds other Python "
             "objects must be saved again with its 'state_dict' only"

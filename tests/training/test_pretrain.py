@@ -1,0 +1,297 @@
+"""A run that is stopped, killed or moved goes on exactly; what is bad is skipped, replaced or refused, and counted."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shards.order import Order
+from shards.stream import Positions
+from tests.shard_factory import photo, write_curated, write_members
+from training import checkpoint, pretrain as loop
+from training.checkpoint import DamagedCheckpoint
+from training.config import PretrainConfig, UsageError, save_config
+from training.meter import MetricsLog
+from training.pretrain import pretrain
+
+EXACT = ("step", "samples_seen", "loss", "lr", "grad_norm", "samples", "skipped", "replaced")
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def exact(run: Path) -> list[tuple]:
+    """What must agree to the bit between two runs, step by step."""
+    return [tuple(m[name] for name in EXACT) for m in metrics(run)]
+
+
+def tensors(run: Path, step: int) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint: weights, optimizer, average."""
+    path = run / "ckpt" / f"step-{step:08d}"
+    entries = checkpoint.verify(path)["tensors"]
+    into = {name: torch.empty(e["shape"], dtype=getattr(torch, e["dtype"])) for name, e in entries.items()}
+    checkpoint.load(path, into)
+    return into
+
+
+def assert_same_run(a: Path, b: Path, step: int) -> None:
+    assert exact(a) == exact(b)
+    one, other = tensors(a, step), tensors(b, step)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def run_killed(config: PretrainConfig, folder: Path, when: str) -> None:
+    """Run in a process that kills itself with SIGKILL as `when`, a piece of Python, arranges."""
+    save_config(config, folder / "killed.yaml")
+    code = f"""
+import os, signal, torch
+torch.set_num_threads(1)
+from training import checkpoint, meter
+from training.cli import main
+def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+def on_call(number, function, instead):
+    calls = iter(range(1, 10**6))
+    return lambda *a, **k: instead(*a, **k) if next(calls) == number else function(*a, **k)
+{when}
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "pretrain", "--config", str(folder / "killed.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+KILLS = {
+    "between saves": "meter.MetricsLog.write = on_call(3, meter.MetricsLog.write, die)",
+    "while tensors are written": """
+real = checkpoint.save_file
+def half(rows, path):
+    real(rows, path); os.truncate(path, os.path.getsize(path) // 2); die()
+checkpoint.save_file = on_call(2, real, half)""",
+    "before the manifest": "checkpoint._publish = on_call(2, checkpoint._publish, die)",
+    "before the rename": """
+real = os.replace
+def rename(a, b):
+    if os.path.basename(b) == 'step-00000004': die()
+    real(a, b)
+os.replace = rename""",
+}
+
+
+@pytest.fixture
+def straight(config, tmp_path) -> Path:
+    """Six steps without a break."""
+    assert pretrain(config(run=str(tmp_path / "straight"), ema=0.9)) == 0
+    return tmp_path / "straight"
+
+
+@pytest.mark.parametrize(
+    "when", [pytest.param(k, marks=[] if k == "while tensors are written" else pytest.mark.slow) for k in KILLS]
+)
+def test_killed_and_resumed_is_the_straight_run_to_the_bit(straight, config, tmp_path, when):
+    run_killed(config(ema=0.9), tmp_path, KILLS[when])
+    run = tmp_path / "run"
+    saved = [p.name for p in (run / "ckpt").glob("step-*")]
+    assert saved == ["step-00000002"]
+    assert pretrain(config(ema=0.9, workers=2)) == 0  # other workers, too
+    assert_same_run(straight, run, 6)
+    assert list((run / "ckpt").glob(".tmp-*")) == []
+
+
+def test_stopping_by_a_signal_saves_and_resumes_to_the_bit(straight, config, tmp_path, monkeypatch):
+    real = MetricsLog.write
+
+    def signalling(self: MetricsLog, written: dict) -> None:
+        real(self, written)
+        if written["step"] == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(MetricsLog, "write", signalling)
+    before = signal.getsignal(signal.SIGTERM)
+    assert pretrain(config(ema=0.9, save_every=100)) == 75
+    assert [p.name for p in (tmp_path / "run/ckpt").glob("step-*")] == ["step-00000003"]  # the step is finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert pretrain(config(ema=0.9)) == 0
+    assert_same_run(straight, tmp_path / "run", 6)
+
+
+def test_a_time_limit_saves_and_ends_well(config, tmp_path):
+    assert pretrain(config(max_minutes=1e-6)) == 0
+    assert [p.name for p in (tmp_path / "run/ckpt").glob("step-*")] == ["step-00000001"]
+    assert pretrain(config()) == 0
+    assert len(metrics(tmp_path / "run")) == 6
+
+
+def test_accumulation_changes_nothing_but_rounding(straight, config, tmp_path):
+    pretrain(config(run=str(tmp_path / "other"), micro_batch=2, ema=0.9))
+    for a, b in zip(metrics(straight), metrics(tmp_path / "other"), strict=True):
+        assert a["samples"] == b["samples"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
+
+
+def test_a_finished_run_says_so(straight, config, capsys):
+    assert pretrain(config(run=str(straight), ema=0.9)) == 0
+    assert "already seen all 48 images" in capsys.readouterr().out
+
+
+def test_training_learns(config, tmp_path):
+    pretrain(config(images=8 * 30, precision="fp32", save_every=1000))
+    losses = [m["loss"] for m in metrics(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_what_is_not_finite_never_reaches_the_weights(config, tmp_path, monkeypatch, kind):
+    """Step 3 is spoilt: weights and optimizer stay as step 2 left them, its samples are written down, training goes on."""
+    calls = iter(range(10**6))
+    real = loop.build_mae
+
+    def spoilt(*a, **k):
+        mae = real(*a, **k)
+        forward = mae.forward
+
+        def at_fifth(images: Tensor, keys: Tensor) -> Tensor:
+            bad = next(calls) == 4  # two passes a step
+            loss = forward(images, keys)
+            if bad and kind == "gradient":
+                loss.register_hook(lambda g: g * float("inf"))
+            return loss * float("nan") if bad and kind == "loss" else loss
+
+        mae.forward = at_fifth
+        return mae
+
+    monkeypatch.setattr(loop, "build_mae", spoilt)
+    settings = config(save_every=1, ema=0.5)
+    assert pretrain(settings) == 0
+    run = tmp_path / "run"
+    two, three, four = (tensors(run, step) for step in (2, 3, 4))
+    assert all(torch.equal(two[n], three[n]) for n in two)
+    assert any(not torch.equal(two[n], four[n]) for n in two)
+    assert all(torch.isfinite(t).all() for t in tensors(run, 6).values())
+    assert [m["skipped"] for m in metrics(run)] == [0, 0, 1, 1, 1, 1]
+    bad = json.loads((run / "bad/step-00000003.json").read_text())
+    shards = loop.open_shards(settings.data)
+    order = Order(shards.counts, settings.seed, settings.window)
+    places = [order.sample_at(p) for p in range(16, 24)]
+    assert bad["uids_by_rank"] == [[shards.samples(p.shard).uid_hex(p.row) for p in places]]
+
+
+def test_a_budget_of_skipped_steps_ends_the_run(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "clip_gradients", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(UsageError, match=r"3 steps had a loss or gradient.*--max-skipped"):
+        pretrain(config(max_skipped=2))
+    assert len(list((tmp_path / "run/bad").iterdir())) == 3
+
+
+def test_broken_samples_are_counted_up_to_a_limit(config, tmp_path):
+    members = [(f"{i:03d}.jpg", b"broken" if i % 4 == 0 else photo(i)) for i in range(24)]
+    write_members(tmp_path / "hurt/a.tar", members)
+    assert pretrain(config(data=(str(tmp_path / "hurt"),), max_broken=0.5)) == 0
+    assert metrics(tmp_path / "run")[-1]["replaced"] == 12  # 6 of 24, twice
+    with pytest.raises(UsageError, match="more than max_broken"):
+        pretrain(config(data=(str(tmp_path / "hurt"),), max_broken=0.2, run=str(tmp_path / "strict")))
+
+
+# -- resuming what does not fit ----------------------------------------------------------------------------------------
+
+
+def test_a_changed_data_set_is_refused(config, tmp_path, data):
+    pretrain(config(images=16))
+    shutil.rmtree(data)
+    write_curated(data, shards=3, per_shard=9)
+    with pytest.raises(UsageError, match=r"was trained with data = .*start a new run"):
+        pretrain(config())
+
+
+@pytest.mark.parametrize("changed", [{"seed": 5}, {"window": 1}, {"size": "96"}, {"decoder": "cross"}, {"ema": 0.5}])
+def test_another_run_in_the_same_folder_is_refused(config, changed):
+    pretrain(config(images=8))
+    name = next(iter(changed))
+    with pytest.raises(UsageError, match=f"was trained with {name} = "):
+        pretrain(config(**changed))
+
+
+def test_settings_that_may_change_are_announced(config, capsys):
+    pretrain(config(images=16))
+    pretrain(config(images=32, base_lr=0.01))
+    assert "images is now 32; base_lr is now 0.01" in capsys.readouterr().out
+
+
+def test_never_resuming_wants_an_empty_folder(config, tmp_path):
+    pretrain(config(images=8))
+    with pytest.raises(UsageError, match="holds checkpoints of another run"):
+        pretrain(config(resume="never"))
+    assert pretrain(config(resume="never", run=str(tmp_path / "new"), images=8)) == 0
+
+
+def test_resuming_from_a_named_checkpoint(straight, config, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain(config(ema=0.9, resume=str(straight / "ckpt/step-00000004"))) == 0
+    assert exact(run) == exact(straight)[4:]
+    with pytest.raises(DamagedCheckpoint, match="cannot be read"):
+        pretrain(config(resume=str(tmp_path / "nothing"), run=str(tmp_path / "x")))
+
+
+def test_a_damaged_newest_checkpoint_falls_back_loudly(straight, config, tmp_path, capsys):
+    last = straight / "ckpt/step-00000006/rank-00000.safetensors"
+    spoilt = bytearray(last.read_bytes())
+    spoilt[-1] ^= 1
+    last.write_bytes(spoilt)
+    reference = exact(straight)
+    assert pretrain(config(run=str(straight), ema=0.9)) == 0
+    assert "does not have the sha256" in capsys.readouterr().err
+    assert exact(straight) == reference
+    checkpoint.verify(straight / "ckpt/step-00000006")  # written anew
+
+
+def test_with_every_checkpoint_damaged_nothing_is_started_over(config, tmp_path):
+    pretrain(config(images=32))
+    for manifest in (tmp_path / "run/ckpt").glob("*/manifest.json"):
+        manifest.write_text("{")
+    with pytest.raises(DamagedCheckpoint, match="none of the 2 checkpoints"):
+        pretrain(config())
+
+
+def test_a_full_disk_is_told_and_spares_what_was_saved(config, tmp_path, monkeypatch):
+    pretrain(config(images=16))
+    saved = tensors(tmp_path / "run", 2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UsageError, match=r"No space left on device.*unharmed"):
+        pretrain(config())
+    assert [p.name for p in (tmp_path / "run/ckpt").iterdir()] == ["step-00000002"]
+    assert all(torch.equal(t, saved[n]) for n, t in tensors(tmp_path / "run", 2).items())
+
+
+def test_old_checkpoints_are_deleted_newest_kept(config, tmp_path):
+    pretrain(config(save_every=1, keep=2))
+    assert sorted(p.name for p in (tmp_path / "run/ckpt").iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_too_few_samples_for_a_batch(config):
+    with pytest.raises(UsageError, match="24 samples, less than one batch of 32"):
+        pretrain(config(batch=32, images=64))
+
+
+def test_every_position_is_somebodys():
+    for world in (1, 2, 4):
+        taken = [p for r in range(world) for batch in Positions(100, 164, 4, r, world) for p in batch]
+        assert sorted(taken) == list(range(100, 164))
+        assert len(Positions(100, 164, 4, 0, world)) * world * 4 == 64
