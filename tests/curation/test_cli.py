@@ -1,0 +1,73 @@
+"""The commands as a person types them: what they print and the exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from curation.recipe import Recipe, to_yaml
+from tests.curation.photos import BAD, jpeg, write
+
+COMMAND = str(Path(sys.executable).with_name("sapiens-curate"))
+
+
+def curate(*arguments: str | Path, code: int = 0) -> str:
+    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, plain_recipe: Recipe) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "plain.yaml"
+    path.write_text(to_yaml(plain_recipe))
+    return path
+
+
+def test_stages_one_by_one_and_what_each_says(tmp_path: Path, recipe_file: Path) -> None:
+    source = write(tmp_path / "photos", {f"{i:02d}.jpg": jpeg(i) for i in range(24)} | BAD)
+    out = tmp_path / "out"
+    assert "31 images" in curate("plan", source, out, "--recipe", recipe_file)
+    assert "next: sapiens-curate decide" in curate("score", out, "--workers", "0")
+    assert "7 failed = 31 inputs" in curate("decide", out)
+    assert "kept images are not packed" in curate("verify", out, code=1)
+    assert "shards; next" in curate("pack", out, "--workers", "0")
+    assert "whole" in curate("verify", out)
+    assert "report.html" in curate("report", out)
+    assert "31" in curate("stats", out, "--plot", tmp_path / "people.png")
+    assert (tmp_path / "people.png").stat().st_size > 1000
+    dry = curate("decide", out, "--set", "rules.exposure=exposure > 0.5", "--dry-run")
+    assert "exposure" in dry
+    assert "+0 kept / −" in dry
+    shown = curate("inspect", out, "000000000", "--save", tmp_path / "one.png")
+    assert "exposure > 0.2" in shown
+    assert (tmp_path / "one.png").exists()
+    assert "DamagedImage" in curate("inspect", out, "truncated.png")
+
+
+def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
+    assert "nothing is at" in curate("run", tmp_path / "nowhere", tmp_path / "out", code=2)
+    assert "no recipe 'x'" in curate("run", tmp_path, tmp_path / "out", "--recipe", "x", code=2)
+    assert "holds no" in curate("pack", tmp_path / "nowhere", code=2)
+    assert "No such option" in curate("run", "--speed", code=2)
+    assert "Usage" in curate("--help")
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:
+    source = write(tmp_path / "photos", {f"{i:03d}.jpg": jpeg(i) for i in range(400)})
+    command = [COMMAND, "run", str(source), str(tmp_path / "out"), "--recipe", str(recipe_file), "--workers", "1"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("scores/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to every process of the job
+    output, errors = child.communicate(timeout=120)
+    assert child.returncode == 75, output + errors
+    assert "Go on with: sapiens-curate run" in output
+    assert "Traceback" not in errors
+    assert "whole" in curate("run", source, tmp_path / "out", "--recipe", recipe_file, "--workers", "0")

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from curation.errors import UsageError
+from curation.recipe import BUILT_IN, change, load_recipe, to_yaml
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_recipes_read_and_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe))
+    again = load_recipe(str(tmp_path / "r.yaml"))
+    assert again == recipe
+    assert again.hash == recipe.hash
+    assert list(again.rules) == list(recipe.rules)
+
+
+def test_the_papers_recipe_says_what_the_paper_says() -> None:
+    recipe = load_recipe("humans300m")
+    assert (recipe.people.min_score, recipe.people.min_short_side) == (0.9, 300)
+    assert {"watermark", "text", "art", "unnatural", "person"} <= set(recipe.rules)
+    assert "safety" not in recipe.rules
+    assert load_recipe("humans1b").people.min_short_side == 384
+
+
+def test_settings_change_one_key_and_the_hash() -> None:
+    recipe = load_recipe("humans300m")
+    other = load_recipe(
+        "humans300m", ["people.min_score=0.8", "rules.art=off", "duplicates=off", "rules.wide=width > height"]
+    )
+    assert other.people.min_score == 0.8
+    assert "art" not in other.rules
+    assert other.duplicates == "off"
+    assert other.hash != recipe.hash
+    assert change(recipe, []).hash == recipe.hash
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("people.min_skore=1", "people.min_skore is not a key; allowed are min_score, min_short_side"),
+        ("sharpness=1", "sharpness is not a key; allowed are name, profile"),
+        ("profile=best", "profile: Input should be 'builtin' or 'full' .given: 'best'"),
+        ("people.min_score=2", "people.min_score: .* less than or equal to 1 .given: 2"),
+        ("scorers=[people, faces]", "no scorer is called 'faces'; there are fingerprint, quality"),
+        ("scorers=[people]", "rule 'watermark' needs 'pwatermark', which the scorer 'watermark' fills"),
+        ("rules.art=partistic <", "rule 'art': 'partistic <' cannot be read"),
+        ("people.min_score", "has no '='"),
+        ("name.first=1", "'name' holds a value"),
+    ],
+)
+def test_an_error_names_the_key_and_what_is_allowed(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe("humans300m", [setting])
+
+
+def test_a_recipe_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe 'humans3m' .*; give humans300m, humans1b or"):
+        load_recipe("humans3m")
+    (tmp_path / "bad.yaml").write_text("rules: {size: min(width,height) > 1")
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_a_rule_on_a_column_nobody_has_is_refused() -> None:
+    recipe = load_recipe("humans300m", ["rules.licence=license == 'cc0'"])
+    recipe.check_columns(["license"])
+    with pytest.raises(UsageError, match="no column 'license'; columns are"):
+        recipe.check_columns([])

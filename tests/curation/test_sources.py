@@ -1,0 +1,184 @@
+"""Every kind of SOURCE a user may give, local and remote, and every way it may be broken."""
+
+import functools
+import http.server
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from curation.errors import UsageError
+from curation.recipe import Recipe
+from curation.run import Workplace, curate
+from curation.sources import Entry, list_source, read_bytes
+from curation.verify import verify
+from manifests.store import Store
+from tests.curation.photos import jpeg, write
+
+HERE = Workplace(workers=0)
+
+
+def listed(source: str | Path) -> list[Entry]:
+    return list(list_source(str(source)).entries)
+
+
+def make_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
+    write(
+        tmp_path / "b",
+        {"2.JPG": jpeg(2), "1.jpeg": jpeg(1), "1.txt": b" a caption\n", "notes.md": b"x", "odd.dat": jpeg(3)},
+    )
+    write(tmp_path / ".hidden", {"9.jpg": jpeg(9)})
+    write(tmp_path, {"a.jpg": jpeg(4), ".DS_Store": b"x"})
+    listing = list_source(str(tmp_path))
+    entries = list(listing.entries)
+    assert [Path(e.uri).name for e in entries] == ["a.jpg", "1.jpeg", "2.JPG", "odd.dat"]
+    assert entries[1].caption == "a caption"
+    assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
+
+
+def test_the_output_inside_the_source_is_not_an_input(tmp_path: Path, plain_recipe: Recipe) -> None:
+    write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(3)})
+    out = tmp_path / "out"
+    assert curate(str(tmp_path), str(out), plain_recipe, place=HERE).inputs == 3
+    for name in ("run.json", "plan.parquet"):
+        (out / name).unlink()
+    assert curate(str(tmp_path), str(out), plain_recipe, place=HERE).inputs == 3
+
+
+def test_globs_and_braces(tmp_path: Path) -> None:
+    write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(4)} | {"[x].jpg": jpeg(5)})
+    assert len(listed(tmp_path / "*.jpg")) == 5
+    assert len(listed(tmp_path / "{0..2}.jpg")) == 3
+    assert [Path(e.uri).name for e in listed(tmp_path / "[x].jpg")] == ["[x].jpg"]
+
+
+def test_a_tar_gives_images_by_offset_whatever_their_names(tmp_path: Path) -> None:
+    members = [
+        ("000.jpg", jpeg(0)),
+        ("000.json", json.dumps({"caption": "from json"}).encode()),
+        ("000.png", b"a mask beside the photo"),
+        ("../../escape.jpg", jpeg(1)),
+        ("/absolute.jpg", jpeg(2)),
+        ("same.jpg", jpeg(3)),
+        ("same.jpg", jpeg(4)),
+        ("a.b.c.jpg", jpeg(5)),
+        ("ünï.webp", b"RIFF"),
+        ("ünï.txt", "schön".encode()),
+    ]
+    tar = make_tar(tmp_path / "x.tar", members)
+    entries = listed(tar)
+    assert [e.member for e in entries] == [m for m, _ in members if m.endswith((".jpg", ".webp"))]
+    assert [read_bytes(e.uri, e.member_offset, e.bytes) for e in entries] == [
+        d for m, d in members if m.endswith((".jpg", ".webp"))
+    ]
+    assert (entries[0].caption, entries[-1].caption) == ("from json", "schön")
+    assert not (tmp_path.parent / "escape.jpg").exists()
+
+
+def test_a_tar_that_breaks_off_gives_its_whole_images_and_says_so(tmp_path: Path, plain_recipe: Recipe) -> None:
+    tar = make_tar(tmp_path / "x.tar", [(f"{i}.jpg", jpeg(i)) for i in range(6)])
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "garbage.tar").write_bytes(b"no tar" * 1000)
+    (tmp_path / "empty.tar").write_bytes(b"")
+    out = tmp_path / "out"
+    counts = curate(str(tmp_path / "*.tar"), str(out), plain_recipe, place=HERE)
+    manifest = pd.read_parquet(out / "manifest")
+    failed = manifest[manifest.verdict == "failed"]
+    assert counts.inputs - counts.failed >= 3
+    assert set(failed.uri.map(os.path.basename)) == {"x.tar", "garbage.tar", "empty.tar"}
+    assert failed.error_message.str.contains("whole images before that are listed").all()
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "txt"])
+def test_tables_carry_their_columns_along(tmp_path: Path, plain_recipe: Recipe, kind: str) -> None:
+    write(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    rows = pd.DataFrame({"Path": [f"photos/{i}.jpg" for i in range(4)] + ["photos/missing.jpg", None]})
+    rows["caption"], rows["rank"], rows["width"] = [f"photo {i}" for i in range(6)], range(6), 7
+    table = tmp_path / f"list.{kind}"
+    if kind == "parquet":
+        rows.to_parquet(table)
+    elif kind == "jsonl":
+        rows.to_json(table, orient="records", lines=True)
+    elif kind == "txt":
+        table.write_text("\n".join(rows.Path.dropna()))
+    else:
+        rows.to_csv(table, index=False, sep="\t" if kind == "tsv" else ",")
+    counts = curate(str(table), str(tmp_path / "out"), plain_recipe, place=HERE)
+    manifest = pd.read_parquet(tmp_path / "out" / "manifest")
+    assert counts.failed == (1 if kind == "txt" else 2)
+    assert manifest.status.tolist()[4] == "failed_to_read"
+    if kind != "txt":
+        assert manifest["rank"].tolist() == list(range(6))
+        assert manifest.caption.tolist() == rows.caption.tolist()
+        assert manifest.source_width.tolist() == [7] * 6  # `width` is the manifest's own
+    assert verify(str(tmp_path / "out"))[1] == []
+
+
+def test_a_table_without_a_path_column_says_what_it_has_and_what_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"has no column of paths: it has a, b; name .* path"):
+        listed(tmp_path / "t.csv")
+
+
+def test_a_name_that_is_not_utf8_is_read_and_kept(tmp_path: Path, plain_recipe: Recipe) -> None:
+    folder = write(tmp_path / "photos", {"plain.jpg": jpeg(1)})
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe 100%.jpg"))).write_bytes(jpeg(2))
+    counts = curate(str(folder), str(tmp_path / "out"), plain_recipe, place=HERE)
+    assert (counts.inputs, counts.failed) == (2, 0)
+    assert any("%FF%FE 100%25" in uri for uri in pd.read_parquet(tmp_path / "out" / "manifest").uri)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The folder `tmp_path/web` served on localhost."""
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "web"))
+    (tmp_path / "web").mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_urls_in_a_table_are_fetched_and_a_missing_one_is_a_failed_row(
+    tmp_path: Path, web: str, plain_recipe: Recipe
+) -> None:
+    write(tmp_path / "web", {f"{i}.jpg": jpeg(i) for i in range(5)})
+    table = tmp_path / "urls.txt"
+    table.write_text("\n".join(f"{web}/{i}.jpg" for i in range(6)))
+    counts = curate(str(table), str(tmp_path / "out"), plain_recipe, place=HERE)
+    assert (counts.inputs, counts.failed) == (6, 1)
+    manifest = pd.read_parquet(tmp_path / "out" / "manifest")
+    assert manifest.error_message.tolist()[5].startswith("FileNotFoundError")
+    assert verify(str(tmp_path / "out"))[1] == []
+
+
+def test_output_on_another_file_system(tmp_path: Path, plain_recipe: Recipe) -> None:
+    write(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(20)})
+    out = f"memory://curated-{os.getpid()}"
+    counts = curate(str(tmp_path / "photos"), out, plain_recipe, place=HERE)
+    assert verify(out) == (counts, [])
+    curate(str(tmp_path / "photos"), str(tmp_path / "local"), plain_recipe, place=HERE)
+    for name in Store(tmp_path / "local").names("shards", ".tar"):
+        assert Store(out).sha256(name) == Store(tmp_path / "local").sha256(name)
+    assert curate(str(tmp_path / "photos"), out, plain_recipe, place=HERE) == counts

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from manifests.account import Counts, Unbalanced, count
+from manifests.store import Store, content_hash
+
+
+@pytest.mark.parametrize("root", ["local", "memory://test-store"])
+def test_files_appear_whole_with_their_hash_and_size(root: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / root if root == "local" else root)
+    assert store.size("a/b.bin") == -1
+    assert store.names("a", ".bin") == []
+    store.write_bytes("a/b.bin", b"1234")
+    assert store.size("a/b.bin") == 4
+    assert store.sha256("a/b.bin").startswith("03ac674216f3e15c")
+    assert store.names("a", ".bin") == ["a/b.bin"]
+    table = pa.table({"x": [1, 2, 3]})
+    store.write_table("a/t.parquet", table)
+    assert store.read_table("a/t.parquet", ["x"]).equals(table)
+    store.write_json("j.json", {"b": "ü", "a": [1]})
+    assert store.read_json("j.json") == {"b": "ü", "a": [1]}
+    store.remove("a/b.bin")
+    store.remove("a/b.bin")
+    assert not store.exists("a/b.bin")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_bytes("f", b"old")
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write("f", half)
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_half_written_json_reads_as_absent(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"count": 1')
+    assert Store(tmp_path).read_json("s.json") is None
+
+
+def test_equal_values_equal_hash() -> None:
+    assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1})
+    assert content_hash({"a": 1}) != content_hash({"a": 2})
+
+
+def test_verdicts_are_counted_and_must_add_up() -> None:
+    table = pa.table({"verdict": ["kept", "failed", "kept", "rejected"]})
+    assert count(table, 4) == Counts(4, 2, 1, 1)
+    with pytest.raises(Unbalanced):
+        count(table, 5)
+    with pytest.raises(Unbalanced):
+        count(pa.table({"verdict": ["kept", "maybe"]}), 2)
