@@ -13,11 +13,15 @@ FOLDER = "manifest"
 BATCH_ROWS = 1 << 16
 
 
+class NoManifest(FileNotFoundError):
+    """The folder has not come as far as verdicts; the text says what to run."""
+
+
 def manifest_names(store: Store) -> list[str]:
-    """The manifest's files in plan order. Raises FileNotFoundError where there is none yet."""
+    """The manifest's files in plan order. Raises NoManifest where there is none yet."""
     names = store.names(FOLDER, ".parquet")
     if not names:
-        raise FileNotFoundError(f"{store.root} holds no {FOLDER}/*.parquet; run `sapiens-curate decide` on it first")
+        raise NoManifest(f"{store.root} holds no {FOLDER}/*.parquet; run `sapiens-curate decide` on it first")
     return names
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from curation.errors import UsageError
 from curation.report.histogram import Histogram
 from manifests.people import HUMANS_300M, LABELS, PeoplePerImage
 
@@ -70,7 +71,9 @@ def histogram_figure(histogram: Histogram) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write .svg, .png or .pdf, as the name says."""
+    """Write .svg, .png or .pdf, as the name says. Raises UsageError where it says something else."""
+    if path.suffix not in {".svg", ".png", ".pdf"}:
+        raise UsageError(f"cannot draw {path}: give a name that ends in .svg, .png or .pdf")
     with mpl.rc_context(AS_TEXT):
         figure.savefig(path, dpi=200, facecolor="white", bbox_inches="tight")
 

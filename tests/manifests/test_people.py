@@ -74,5 +74,5 @@ def test_the_table_shows_counts_shares_and_the_paper(tmp_path: Path) -> None:
 
 
 def test_no_manifest_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="sapiens-curate decide"):
+    with pytest.raises(scan.NoManifest, match="sapiens-curate decide"):
         people_per_image(Store(tmp_path))

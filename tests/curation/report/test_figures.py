@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from curation.errors import UsageError
 from curation.report.columns import KNOWN, column
 from curation.report.figures import histogram_figure, inline_svg, people_figure, save
 from curation.report.histogram import HistogramFiller
@@ -61,3 +62,5 @@ def test_figures_are_saved_as_their_name_says(tmp_path: Path) -> None:
         assert image.width > 800
     save(people_figure(PEOPLE), tmp_path / "people.svg")
     assert "<svg" in (tmp_path / "people.svg").read_text()
+    with pytest.raises(UsageError, match=r"\.svg, \.png or \.pdf"):
+        save(people_figure(PEOPLE), tmp_path / "people.doc")
