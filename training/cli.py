@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from shards.cache import ShardError
-from training.config import PretrainConfig, UsageError, load_config
+from training.config import PretrainConfig, UsageError, load_config, whole_number
 from training.models.zoo import FAMILY
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ def plan(
 
     if model not in FAMILY:
         raise UsageError(f"model is '{model}'; allowed are {', '.join(FAMILY)}")
-    count = int(float(images))
+    count = whole_number("images", images)
     made = make_plan(FAMILY[model], gpus, count, gpu_memory, peak_tflops)
     print(describe(made, gpus, count, gpu_memory, peak_tflops))
 

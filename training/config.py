@@ -218,17 +218,26 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     try:
         if kind is bool and not isinstance(value, bool):
             return {"true": True, "false": False}[str(value).lower()]
-        if kind is int and not isinstance(value, bool):
-            number = float(str(value).replace("_", ""))
-            if number != int(number):
-                raise ValueError
-            return int(value) if isinstance(value, int) else int(number)
+        if kind is int:
+            return whole_number(name, value)
         if kind is float:
             return float(value)
-    except (KeyError, ValueError, TypeError, OverflowError):
-        words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise UsageError(f"{name} is '{value}'; it must be {words[kind]}") from None
+    except (KeyError, ValueError, TypeError):
+        raise UsageError(
+            f"{name} is '{value}'; it must be {'a number' if kind is float else 'true or false'}"
+        ) from None
     return kind(value)
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number, which may be written as 300e6 or 300_000_000."""
+    try:
+        number = float(str(value))
+        if not isinstance(value, bool) and number == int(number):
+            return value if isinstance(value, int) else int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError(f"{name} is '{value}'; it must be a whole number")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -5,7 +5,7 @@ Memory of one GPU, in bytes:
     bf16 copies of the weights: 2 per parameter; under FSDP of two blocks at a time
     activations of one image: 34·N·d per block of N tokens and width d with bf16 autocast and fused attention;
     with activation checkpointing 4·N·d per block, and one block in full
-`tests/training/test_plan.py` checks the activations against what autograd really keeps.
+`tests/training/test_work.py` checks the first against what autograd really keeps.
 """
 
 from dataclasses import dataclass

@@ -206,5 +206,5 @@ def test_a_run_converts_to_every_layout_and_back(tmp_path, config):
 def test_a_damaged_tensor_name_set_in_a_checkpoint_is_told(tmp_path, config):
     pretrain(config(images=16))
     found = checkpoint.newest(tmp_path / "run/ckpt")
-    with pytest.raises(UsageError, match="lacks model.nothing"):
+    with pytest.raises(UsageError, match=r"lacks model\.nothing"):
         checkpoint.load(found, {"model.nothing": torch.zeros(1)}, part="model.nothing")

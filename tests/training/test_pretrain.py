@@ -16,7 +16,8 @@ from torch import Tensor
 from shards.order import Order
 from shards.stream import Positions
 from tests.shard_factory import photo, write_curated, write_members
-from training import checkpoint, pretrain as loop
+from training import checkpoint
+from training import pretrain as loop
 from training.checkpoint import DamagedCheckpoint
 from training.config import PretrainConfig, UsageError, save_config
 from training.meter import MetricsLog
@@ -156,7 +157,7 @@ def test_training_learns(config, tmp_path):
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_what_is_not_finite_never_reaches_the_weights(config, tmp_path, monkeypatch, kind):
-    """Step 3 is spoilt: weights and optimizer stay as step 2 left them, its samples are written down, training goes on."""
+    """Step 3 is spoilt: weights and optimizer stay as step 2 left them, its samples are told, training goes on."""
     calls = iter(range(10**6))
     real = loop.build_mae
 

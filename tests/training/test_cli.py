@@ -1,0 +1,88 @@
+"""The door: options come from the config class, mistakes end with one sentence and exit code 2."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from training import cli
+from training.config import PretrainConfig
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["sapiens-train", *words])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    return int(done.value.code or 0)
+
+
+def test_every_setting_has_a_flag_of_its_name(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "pretrain", "--help") == 0
+    shown = capsys.readouterr().out
+    missing = [
+        f.name for f in fields(PretrainConfig) if f.name != "data" and "--" + f.name.replace("_", "-") not in shown
+    ]
+    assert missing == []
+
+
+def test_flags_reach_the_run_and_its_folder(monkeypatch, tmp_path, data):
+    words = "--model tiny --size 64 --images 16 --batch 8 --micro-batch 8 --workers 0 --no-scaled-decode".split()
+    assert run(monkeypatch, "pretrain", str(data), "--run", str(tmp_path / "r"), *words) == 0
+    written = (tmp_path / "r/config.yaml").read_text()
+    assert "scaled_decode: false" in written
+    assert "images: 16" in written
+    assert run(monkeypatch, "pretrain", "--config", str(tmp_path / "r/config.yaml")) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pretrain", "/nowhere"], "holds no tar shards"),
+        (["pretrain", "x", "--model", "3b"], "allowed are tiny"),
+        (["pretrain"], "data must be given"),
+        (["convert", "none.pth", "o.safetensors"], "none.pth does not exist"),
+        (["convert", "none.pth", "o.pth"], "ends in .safetensors"),
+        (["convert", "none.pth", "o.safetensors", "--layout", "keras"], "allowed are encoder, mae, official"),
+        (["reconstruct", "none", "a.jpg"], "none does not exist"),
+        (["plan", "--model", "9b"], "allowed are tiny"),
+        (["plan", "--images", "many"], "images is 'many'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(monkeypatch, capsys, words, says):
+    assert run(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("sapiens-train: ")
+    assert error.count("\n") == 1
+
+
+def test_models_prints_the_family_and_its_peers():
+    rows = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).output)
+    ours = {row["name"]: row for row in rows if row["name"].startswith("sapiens-")}
+    assert ours["sapiens-2b"]["encoder_params"] + ours["sapiens-2b"]["decoder_params"] == 2_162_608_768
+    # The paper's table counts multiply-adds of one 1024 px image without attention: 8.709 T for 2B.
+    assert ours["sapiens-2b"]["tflops_without_attention"] / 2 == pytest.approx(8.709, rel=1e-3)
+    assert {"DINOv2-g", "Sapiens2-5B"} <= {row["name"] for row in rows}
+    assert "without attention" in CliRunner().invoke(cli.app, ["models"]).output
+
+
+def test_plan_prints_memory_hours_and_advice():
+    text = CliRunner().invoke(cli.app, ["plan", "--model", "1b", "--gpus", "64", "--images", "300e6"]).output
+    for part in ("1.169 B parameters", "64 GPUs", "fsdp + checkpointing", "45%", "shards: about 30,000"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_the_installed_command_starts(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "training.cli", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    for command in ("pretrain", "reconstruct", "convert", "plan", "models"):
+        assert command in done.stdout

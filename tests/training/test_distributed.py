@@ -1,0 +1,89 @@
+"""Two processes over gloo: the same samples as one, the same losses to rounding, checkpoints that load on either."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.test_pretrain import metrics, tensors
+from training.config import PretrainConfig, save_config
+from training.pretrain import pretrain
+
+
+def torchrun(config: PretrainConfig, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    save_config(config, folder / "config.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
+        *("--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "training.cli"),
+        *("pretrain", "--config", str(folder / "config.yaml")),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def same_but_for_rounding(a: Path, b: Path) -> None:
+    ours, theirs = metrics(a), metrics(b)
+    assert [m["samples"] for m in ours] == [m["samples"] for m in theirs]
+    assert [m["loss"] for m in ours] == pytest.approx([m["loss"] for m in theirs], rel=1e-4)
+    assert [m["grad_norm"] for m in ours] == pytest.approx([m["grad_norm"] for m in theirs], rel=1e-3)
+    one, other = tensors(a, 6), tensors(b, 6)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=2e-3, rtol=1e-2, msg=name)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_then_one_then_two(config, tmp_path, parallel):
+    """Steps 1-2 on two, 3-4 on one, 5-6 on two; beside six steps on one."""
+    common = {"precision": "fp32", "ema": 0.9, "base_lr": 0.003}
+    assert pretrain(config(run=str(tmp_path / "straight"), **common)) == 0
+    moved = {**common, "parallel": parallel, "workers": 1, "activation_checkpointing": parallel == "fsdp"}
+    first = torchrun(config(**moved), tmp_path)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "run"
+    keep_until(run, 2)
+    assert len(list((run / "ckpt/step-00000002").glob("rank-*.safetensors"))) == 2
+
+    assert pretrain(config(**common)) == 0
+    keep_until(run, 4)
+    assert len(list((run / "ckpt/step-00000004").glob("rank-*.safetensors"))) == 1
+
+    second = torchrun(config(**moved), tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "resuming from" in second.stdout
+    same_but_for_rounding(tmp_path / "straight", run)
+
+
+def keep_until(run: Path, step: int) -> None:
+    """Throw away what was saved after a step, as a crash would have."""
+    for path in (run / "ckpt").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
+@pytest.mark.slow
+def test_an_error_on_every_rank_is_one_sentence(config, tmp_path):
+    done = torchrun(config(micro_batch=3), tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("sapiens-train: ")]
+    assert 1 <= len(said) <= 2  # the launcher may stop the second rank before it speaks
+    assert "a batch of 8 cannot be split over 2 processes x 3 images" in said[0]
+
+
+@pytest.mark.slow
+def test_a_broken_shard_on_one_rank_ends_all(config, tmp_path, data):
+    """The second rank's samples are gone: the first must not wait for ever."""
+    settings = config(images=4800)
+    for tar in sorted((data / "shards").glob("*.tar"))[1:]:
+        tar.write_bytes(bytes(tar.stat().st_size))
+    done = torchrun(settings, tmp_path)
+    assert done.returncode != 0
+    assert "samples in a row of" in done.stderr

@@ -1,0 +1,63 @@
+"""Reconstruction figures: what is shown is what the model saw and said."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.shard_factory import photo, write_foreign
+from training.config import UsageError
+from training.figures import guess, reconstruct
+from training.models.zoo import FAMILY, build_mae
+from training.pretrain import pretrain
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_a_perfect_prediction_gives_the_photo_back(norm_pix):
+    """With predictions replaced by the targets, giving back the pixel statistics restores every pixel."""
+    model = build_mae(FAMILY["tiny"], norm_pix=norm_pix)
+    real = model.reconstruct
+
+    def perfect(*a):
+        result = real(*a)
+        return type(result)(result.target, result.target, result.masked)
+
+    model.reconstruct = perfect
+    shown = guess(model, picture(), 0.75, seed=1)
+    assert np.array_equal(shown.reconstructed, shown.original)
+    assert shown.error == 0
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(0.75, 192), (0.95, 244)])
+def test_visible_patches_stay_and_hidden_ones_are_grey(ratio, hidden):
+    torch.manual_seed(0)
+    shown = guess(build_mae(FAMILY["tiny"]), picture(), ratio, seed=1)
+    shapes = (16, 16, 16, 16, 3)
+    pictures = (shown.original, shown.masked, shown.reconstructed)
+    blocks = [pixels.reshape(shapes).swapaxes(1, 2).reshape(256, -1) for pixels in pictures]
+    grey = (blocks[1] == 127).all(1)
+    assert grey.sum() == hidden
+    assert (blocks[1][~grey] == blocks[0][~grey]).all()
+    assert (blocks[2][~grey] == blocks[0][~grey]).all()
+    assert (blocks[2][grey] != blocks[0][grey]).any(1).all()
+
+
+def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):
+    pretrain(config(images=16, size=""))
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / f"photos/{i}.jpg").write_bytes(photo(i, 80, 200))
+    write_foreign(tmp_path / "held-out.tar", range(10))
+    for source, rows in (("photos", 3), ("photos/1.jpg", 1), ("held-out.tar", 4)):
+        paths = reconstruct(tmp_path / "run", [str(tmp_path / source)], tmp_path / "out", limit=4, side=64)
+        sizes = [Image.open(path).size for path in paths]
+        assert sizes[1] == (5 * 68 - 4, 22 + rows * 68 - 4)
+    with pytest.raises(UsageError, match="cannot be read"):
+        reconstruct(tmp_path / "run", [str(tmp_path / "none.jpg")], tmp_path / "out")
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="not an image"):
+        reconstruct(tmp_path / "run", [str(tmp_path / "bad.jpg")], tmp_path / "out")
