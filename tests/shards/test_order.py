@@ -98,7 +98,7 @@ def test_draws_are_those_of_splitmix64():
 
 def test_draws_are_uniform_and_keys_do_not_repeat():
     u = uniforms(key_of(1, 2, 3), 100_000)
-    assert mix(1234567 + 0x9E3779B97F4A7C15) == bits(1234567, 1)[0] == expected[0]
+    assert u.min() >= 0
     assert u.max() < 1
     assert abs(u.mean() - 0.5) < 0.005
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.01
