@@ -1,27 +1,24 @@
-"""`sapiens-curate`: parse, call one function, print."""
+"""`sapiens-curate`: parse, call one function, print.
+
+Each command imports what it needs itself: torch, Dask and matplotlib take seconds, and `verify` wants none of them.
+"""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from curation import demo as demo_photos
-from curation.errors import UsageError
-from curation.funnel import funnel_text
-from curation.inspect import inspect as inspect_image
-from curation.models import models_text
+from curation.errors import Stopped, UsageError
 from curation.recipe import change, load_recipe
 from curation.record import Record, load_record
-from curation.report.figures import people_figure, save
-from curation.report.page import write_report
-from curation.run import Stages, Stopped, Workplace, check_scored, curate, redecide, stages
-from curation.verify import verify as verify_run
-from manifests.people import people_per_image
 from manifests.store import Store
+
+if TYPE_CHECKING:
+    from curation.run import Stages
 
 DONE, UNHAPPY, USAGE, RESUMABLE = 0, 1, 2, 75
 
@@ -61,6 +58,8 @@ def run(
     scheduler: Scheduler = None,
 ) -> None:
     """Curate SOURCE into OUT: plan, score, decide, pack, verify, report. Run it again to continue."""
+    from curation.run import Workplace, curate
+
     with _resumable(f"sapiens-curate run {source} {out}"):
         curate(source, out, load_recipe(recipe, settings), place=Workplace(workers, scheduler), console=console)
     _finish(out)
@@ -69,6 +68,8 @@ def run(
 @app.command()
 def plan(source: Source, out: Out, recipe: RecipeName = "humans300m", settings: Settings = None) -> None:
     """List SOURCE once and freeze the list in OUT/plan.parquet."""
+    from curation.run import Workplace, stages
+
     with stages(Store(out), console, Workplace(0)) as stage:
         record = stage.plan(source, load_recipe(recipe, settings))
     console.print(f"{record.inputs} images in {out}/plan.parquet; next: sapiens-curate score {out}")
@@ -83,6 +84,8 @@ def score(
     scheduler: Scheduler = None,
 ) -> None:
     """Ask every image every question; images that are scored already are left alone."""
+    from curation.run import Workplace, stages
+
     with _resumable(f"sapiens-curate score {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         stage.score(_with_recipe(stage, recipe, settings))
     console.print(f"scored; next: sapiens-curate decide {out}")
@@ -96,6 +99,8 @@ def decide(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change and write nothing.")] = False,
 ) -> None:
     """Give every image its verdict from the scores that are there. No image is opened."""
+    from curation.run import Workplace, check_scored, redecide, stages
+
     store = Store(out)
     if dry_run:
         record = load_record(store)
@@ -115,6 +120,8 @@ def decide(
 @app.command()
 def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Write the kept images into OUT/shards and their places into the manifest."""
+    from curation.run import Workplace, stages
+
     with _resumable(f"sapiens-curate pack {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.pack(record)
@@ -124,6 +131,9 @@ def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None
 @app.command()
 def retry(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Try the failed images again, and only these; then decide and pack."""
+    from curation.report.page import write_report
+    from curation.run import Workplace, stages
+
     with _resumable(f"sapiens-curate retry {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.score(record, retry=True)
@@ -137,6 +147,8 @@ def retry(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> Non
 @app.command()
 def verify(out: Out) -> None:
     """Check that every input has one verdict and every kept image is where the manifest says. Exit code 1 if not."""
+    from curation.verify import verify as verify_run
+
     counts, faults = verify_run(out)
     for fault in faults:
         console.print(fault, markup=False)
@@ -147,6 +159,8 @@ def verify(out: Out) -> None:
 @app.command()
 def report(out: Out) -> None:
     """Write OUT/report.html: the funnel, why images were dropped, and the images around each threshold."""
+    from curation.report.page import write_report
+
     console.print(f"report: {write_report(out)}")
 
 
@@ -155,9 +169,13 @@ def stats(
     out: Out, plot: Annotated[Path | None, typer.Option(help="Also draw the figure as .png, .svg or .pdf.")] = None
 ) -> None:
     """Humans per image, beside the paper's Fig. 2."""
+    from manifests.people import people_per_image
+
     people = people_per_image(Store(out))
     console.print(people.table(), markup=False)
     if plot:
+        from curation.report.figures import people_figure, save
+
         save(people_figure(people), plot)
         console.print(f"figure: {plot}")
 
@@ -169,6 +187,8 @@ def inspect(
     save: Annotated[Path | None, typer.Option(help="Save the picture with its boxes drawn.")] = None,
 ) -> None:
     """All that is known of one image: scores, rules, verdict, where it is packed."""
+    from curation.inspect import inspect as inspect_image
+
     found = inspect_image(out, key)
     console.print(found.text(), markup=False)
     if save:
@@ -182,6 +202,8 @@ def models(
     settings: Settings = None,
 ) -> None:
     """The networks a recipe uses: name, hash, size, licence and where they come from."""
+    from curation.models import models_text
+
     console.print(models_text(load_recipe(recipe, settings)), markup=False)
 
 
@@ -190,7 +212,10 @@ def demo(
     out: Annotated[Path, typer.Argument(help="A new folder.")] = Path("demo-out"), workers: Workers = None
 ) -> None:
     """Curate the photos that installed packages carry, and copies of them made bad on purpose."""
-    photos = demo_photos.make_photos(out / "photos")
+    from curation.demo import make_photos
+    from curation.run import Workplace, curate
+
+    photos = make_photos(out / "photos")
     curated = str(out / "curated")
     recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150"])
     curate(str(photos), curated, recipe, place=Workplace(workers), console=console)
@@ -200,21 +225,19 @@ def demo(
 def main() -> None:
     """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
     try:
-        app(standalone_mode=False)
-    except (UsageError, typer.BadParameter) as error:
-        _say_error(error)
-        sys.exit(USAGE)
+        app()
+    except UsageError as error:
+        _say_error(str(error), USAGE)
     except Stopped as error:
-        _say_error(error)
-        sys.exit(RESUMABLE)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(RESUMABLE)
+        _say_error(f"{error}; then run the same command again", RESUMABLE)
 
 
 def _finish(out: str) -> None:
     """The funnel, the people and the proof; exit code 1 where the folder is not whole."""
+    from curation.funnel import funnel_text
+    from curation.verify import verify as verify_run
+    from manifests.people import people_per_image
+
     console.print(funnel_text(Store(out)), markup=False)
     console.print(people_per_image(Store(out)).table(), markup=False)
     counts, faults = verify_run(out)
@@ -236,13 +259,13 @@ def _resumable(command: str) -> Iterator[None]:
         raise typer.Exit(RESUMABLE) from None
 
 
-def _with_recipe(stage: Stages, recipe: str | None, settings: list[str] | None) -> Record:
+def _with_recipe(stage: "Stages", recipe: str | None, settings: list[str] | None) -> Record:
     """The run's record, with another recipe where one is given."""
     record = load_record(stage.store)
     record.recipe = load_recipe(recipe, settings) if recipe else change(record.recipe, settings or [])
     return record
 
 
-def _say_error(error: Exception) -> None:
-    text = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+def _say_error(text: str, code: int) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"sapiens-curate: {text}", markup=False)
+    sys.exit(code)

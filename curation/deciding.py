@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 
 from curation.decide import DUPLICATE, Judged, columns_needed, judge, verdict_columns
 from curation.duplicates import NONE, exact_duplicates, near_duplicates
-from curation.pack import manifest_file
+from curation.layout import manifest_file, scores_file
 from curation.plan import Plan
 from curation.recipe import Recipe
-from curation.score import scores_file
 from manifests.account import Counts, count
 from manifests.schema import manifest_schema
 from manifests.store import Store

@@ -86,6 +86,30 @@ def compile_torch(
     return _openvino(model, input_size, pixels, threads, precision)
 
 
+def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> None:
+    """Write a torch module as OpenVINO IR (`file` ends in .xml; its weights, fp32, lie beside it in .bin).
+
+    The module maps float32 [B,3,H,W] to a tensor or a tuple of tensors; `example_size` is a (height, width) it accepts.
+    """
+    example = torch.zeros(1, 3, *example_size)
+    with torch.no_grad():
+        module(example)  # modules that remember the last size would otherwise differ between the two traces
+        model = ov.convert_model(module, example_input=example)
+    ov.save_model(model, file, compress_to_fp16=False)
+
+
+def compile_ir(
+    file: Path,
+    input_size: tuple[int, int],
+    pixels: Pixels | None = None,
+    threads: int = 1,
+    precision: Precision = "auto",
+    batch: int = 1,
+) -> Engine:
+    """Compile what `convert` wrote for pictures of `input_size` (height, width) on the CPU, `batch` of them per request."""
+    return _openvino(ov.Core().read_model(file), input_size, pixels, threads, precision, batch, from_file=True)
+
+
 def eager(module: nn.Module, pixels: Pixels | None = None) -> Engine:
     """The reference: the module as it is, fp32, on the CPU."""
     return Engine(_torch_call(module.eval(), pixels, "cpu", torch.float32), "cpu", "fp32")
@@ -107,9 +131,15 @@ def cache_folder() -> Path:
 
 
 def _openvino(
-    model: ov.Model, size: tuple[int, int], pixels: Pixels | None, threads: int, precision: Precision
+    model: ov.Model,
+    size: tuple[int, int],
+    pixels: Pixels | None,
+    threads: int,
+    precision: Precision,
+    batch: int = 1,
+    from_file: bool = False,
 ) -> Engine:
-    model.reshape([1, 3, *size])
+    model.reshape([batch, 3, *size])
     if pixels is not None:
         model = _fold_pixels(model, pixels)
     core = ov.Core()
@@ -120,23 +150,34 @@ def _openvino(
         "NUM_STREAMS": threads,
         "CACHE_DIR": str(cache_folder() / "openvino"),
     }
+    if from_file:
+        settings["CACHE_MODE"] = (
+            "OPTIMIZE_SIZE"  # the weights stay in the file; an entry is some kB instead of a copy of them
+        )
     with _one_process_at_a_time(cache_folder() / "openvino.lock"):
         compiled = core.compile_model(model, "CPU", settings)
     requests = [compiled.create_infer_request() for _ in range(threads)]
 
-    def run(batch: Array) -> tuple[Array, ...]:
+    def run(pictures: Array) -> tuple[Array, ...]:
         rows: list[list[Array]] = []
-        for first in range(0, len(batch), threads):
-            busy = list(zip(requests, batch[first : first + threads], strict=False))
-            for request, picture in busy:
-                request.set_input_tensor(ov.Tensor(np.ascontiguousarray(picture[None])))
+        portions = [pictures[first : first + batch] for first in range(0, len(pictures), batch)]
+        for first in range(0, len(portions), threads):
+            busy = list(zip(requests, portions[first : first + threads], strict=False))
+            for request, portion in busy:
+                request.set_input_tensor(ov.Tensor(np.ascontiguousarray(_filled(portion, batch))))
                 request.start_async()
-            for request, _ in busy:
+            for request, portion in busy:
                 request.wait()
-                rows.append([np.array(t.data, np.float32) for t in request.output_tensors])
+                rows.append([np.array(t.data[: len(portion)], np.float32) for t in request.output_tensors])
         return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
 
     return Engine(run, "cpu", "bf16" if bf16 else "fp32")
+
+
+def _filled(pictures: Array, batch: int) -> Array:
+    """The last portion of a batch, brought to the compiled size by repeating its last picture."""
+    missing = batch - len(pictures)
+    return pictures if missing == 0 else np.concatenate([pictures, pictures[-1:].repeat(missing, 0)])
 
 
 def _fold_pixels(model: ov.Model, pixels: Pixels) -> ov.Model:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from curation.decide import DUPLICATE
 from curation.deciding import in_order
-from curation.pack import manifest_file
+from curation.layout import manifest_file
 from curation.plan import read_plan
 from curation.record import load_record
 from manifests.store import Store

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from curation.decode import decode, encode_jpeg, open_image
 from curation.jpeg import strip_metadata
+from curation.layout import manifest_file, shard_stats, shard_stats_file, table_file, tar_file
 from curation.plan import Plan, read_unit
 from curation.questions import COLUMNS
 from curation.recipe import Packing, Recipe
@@ -51,22 +52,6 @@ class SourceChanged(ValueError):
     """The file is not the one that was scored."""
 
 
-def manifest_file(unit: int) -> str:
-    return f"manifest/{unit:05d}.parquet"
-
-
-def tar_file(shard: int) -> str:
-    return f"shards/{shard:05d}.tar"
-
-
-def table_file(shard: int) -> str:
-    return f"shards/{shard:05d}.parquet"
-
-
-def stats_file(shard: int) -> str:
-    return f"shards/{shard:05d}_stats.json"
-
-
 def pack_shard(job: ShardJob) -> Packed:
     """Write the shard's tar and parquet, or find that they are there already."""
     cv2.setNumThreads(1)
@@ -77,15 +62,6 @@ def pack_shard(job: ShardJob) -> Packed:
     if stats and stats.get("rows_hash") == rows_hash and _same_run(stats, job):
         return Packed(job.shard, stats["successes"], len(stats["failed"]))
     return _write(store, job, table, offsets, rows_hash)
-
-
-def shard_stats(store: Store, shard: int) -> Row | None:
-    """The stats of a committed shard; None where it is missing or a file does not have the size it vouches for."""
-    stats = store.read_json(stats_file(shard))
-    if not isinstance(stats, dict) or "sizes" not in stats:
-        return None
-    sound = all(store.size(f"shards/{name}") == size for name, size in stats["sizes"].items())
-    return stats if sound else None
 
 
 def pack_image(data: bytes, row: Row, packing: Packing) -> tuple[bytes, int, int, bool]:
@@ -166,7 +142,7 @@ def _write(store: Store, job: ShardJob, table: pa.Table, places: list[tuple[int,
         "recipe_hash": job.recipe.hash,
         "plan_hash": job.plan.hash,
     }
-    store.write_json(stats_file(job.shard), stats)
+    store.write_json(shard_stats_file(job.shard), stats)
     return Packed(job.shard, len(good), len(failed))
 
 

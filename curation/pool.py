@@ -1,5 +1,6 @@
 """Run one function over many jobs: in this process, or on Dask workers with back-pressure."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
@@ -97,10 +98,15 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
         yield InlinePool()
     else:
         settings = {"distributed.scheduler.allowed-failures": 0}
+        logging.getLogger("distributed").setLevel(logging.ERROR)  # what a user must know, the run says itself
         with (
             dask.config.set(settings),
             LocalCluster(
-                n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                preload="curation.worker",
             ) as cluster,
             Client(cluster) as client,
         ):

@@ -13,16 +13,17 @@ from rich.console import Console
 
 from curation.careful import score_carefully
 from curation.deciding import Flips, Outcome, compare, resolve, write_manifest
-from curation.errors import UsageError
+from curation.errors import Stopped, UsageError
+from curation.layout import manifest_file, shard_stats, unit_stats
 from curation.lock import locked
-from curation.pack import Packed, ShardJob, manifest_file, pack_shard, shard_stats
+from curation.pack import Packed, ShardJob, pack_shard
 from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
 from curation.pool import InlinePool, Pool, WorkerDied, open_pool
 from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
 from curation.report.page import write_report
-from curation.score import UnitJob, score_unit, unit_stats
+from curation.score import UnitJob, score_unit
 from curation.settle import drop_shards_from, settle_manifest, write_index
 from manifests.account import Counts
 from manifests.store import Store, content_hash
@@ -43,10 +44,6 @@ class Workplace:
     def threads(self) -> int:
         """Threads of each worker's networks: all workers together use every core once."""
         return max(1, cores() // max(1, self.processes)) if self.scheduler is None else 1
-
-
-class Stopped(Exception):
-    """The run cannot go on now, but the same command will continue it."""
 
 
 def curate(

@@ -18,6 +18,7 @@ import pyarrow as pa
 from curation.batch import Batch
 from curation.decide import judge
 from curation.decode import Header, Picture, decode
+from curation.layout import scores_file, scores_stats_file, unit_stats
 from curation.plan import Plan, read_unit
 from curation.recipe import Recipe
 from curation.scorers import Scorer, make_scorers
@@ -55,14 +56,6 @@ class Loaded:
     row: Row
 
 
-def scores_file(unit: int) -> str:
-    return f"scores/{unit:05d}.parquet"
-
-
-def stats_file(unit: int) -> str:
-    return f"scores/{unit:05d}_stats.json"
-
-
 def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> Counts:
     """Bring the unit's score file up to date. Returns its counts under the recipe, duplicates not yet looked at.
 
@@ -95,7 +88,7 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
     store.write_table(name, table)
     statuses = table["status"].to_pylist()
     store.write_json(
-        stats_file(job.unit),
+        scores_stats_file(job.unit),
         {
             "count": table.num_rows,
             "failed": sum(status != "success" for status in statuses),
@@ -105,14 +98,6 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
             "sha256": store.sha256(name),
         },
     )
-
-
-def unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
-    """The stats of a committed unit; None where it is missing, of another plan or does not fit its file."""
-    stats = store.read_json(stats_file(unit))
-    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash:
-        return None
-    return stats if store.size(scores_file(unit)) == stats.get("bytes") else None
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.deciding import in_order
-from curation.pack import manifest_file, shard_stats, stats_file, table_file, tar_file
+from curation.layout import manifest_file, shard_stats, shard_stats_file, table_file, tar_file
 from curation.plan import Plan
 from manifests.account import Counts, count
 from manifests.store import Store
@@ -62,7 +62,7 @@ def drop_shards_from(store: Store, first: int) -> None:
     """Delete shards of an earlier decision that the present one does not have, stats first."""
     numbers = [int(name.rsplit("/", 1)[-1][:5]) for name in store.names("shards", ".tar")]
     for shard in (number for number in numbers if number >= first):
-        for name in (stats_file(shard), table_file(shard), tar_file(shard)):
+        for name in (shard_stats_file(shard), table_file(shard), tar_file(shard)):
             store.remove(name)
 
 

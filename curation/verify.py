@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from curation.deciding import in_order
-from curation.pack import manifest_file, shard_stats, table_file, tar_file
+from curation.layout import manifest_file, shard_stats, table_file, tar_file
 from curation.plan import read_plan, read_unit
 from curation.record import load_record
 from manifests.account import Counts, Unbalanced, count

@@ -33,7 +33,7 @@ def test_every_block_runs_and_answers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "kept 4" in printed[0]
     assert "watermark 2 1" in printed[1]
     assert printed[2].startswith("0.5 4 0.6 5")
-    assert "0.503 1 rejected" in printed[3]
+    assert "0.503 1.0 rejected" in printed[3]
     assert "FileNotFoundError 1" in printed[4]
     assert printed[5].endswith(f"000000000 {kept[0]['size']} ffd8ff")
     assert printed[6] == "4"

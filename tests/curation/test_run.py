@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.errors import UsageError
+from curation.errors import Stopped, UsageError
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
-from curation.run import Stopped, Workplace, curate, redecide, stages
+from curation.run import Workplace, curate, redecide, stages
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Store

@@ -1,0 +1,47 @@
+"""The names of the files in a curated folder, and the stats that say which of them are committed."""
+
+from typing import Any
+
+from curation.plan import Plan
+from manifests.store import Store
+
+
+def scores_file(unit: int) -> str:
+    return f"scores/{unit:05d}.parquet"
+
+
+def scores_stats_file(unit: int) -> str:
+    return f"scores/{unit:05d}_stats.json"
+
+
+def manifest_file(unit: int) -> str:
+    return f"manifest/{unit:05d}.parquet"
+
+
+def tar_file(shard: int) -> str:
+    return f"shards/{shard:05d}.tar"
+
+
+def table_file(shard: int) -> str:
+    return f"shards/{shard:05d}.parquet"
+
+
+def shard_stats_file(shard: int) -> str:
+    return f"shards/{shard:05d}_stats.json"
+
+
+def unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
+    """The stats of a scored unit; None where it is missing, of another plan or does not fit its file."""
+    stats = store.read_json(scores_stats_file(unit))
+    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash:
+        return None
+    return stats if store.size(scores_file(unit)) == stats.get("bytes") else None
+
+
+def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:
+    """The stats of a packed shard; None where it is missing or a file does not have the size it vouches for."""
+    stats = store.read_json(shard_stats_file(shard))
+    if not isinstance(stats, dict) or "sizes" not in stats:
+        return None
+    sound = all(store.size(f"shards/{name}") == size for name, size in stats["sizes"].items())
+    return stats if sound else None

@@ -1,0 +1,12 @@
+"""Loaded by every local Dask worker process when it starts."""
+
+import logging
+import signal
+
+from distributed import Worker
+
+
+def dask_setup(worker: Worker) -> None:
+    """Ctrl-C reaches every process of a terminal; only the driver acts on it and closes the workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed").setLevel(logging.ERROR)
