@@ -15,6 +15,7 @@ from rich.console import Console
 from curation.errors import Stopped, UsageError
 from curation.recipe import change, load_recipe
 from curation.record import Record, load_record
+from manifests.scan import NoManifest
 from manifests.store import Store
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def main() -> None:
     """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
     try:
         app()
-    except UsageError as error:
+    except (UsageError, NoManifest) as error:
         _say_error(str(error), USAGE)
     except Stopped as error:
         _say_error(f"{error}; then run the same command again", RESUMABLE)
