@@ -31,18 +31,18 @@ def make_photos(folder: Path) -> Path:
     """Write the demo's photos into a new folder. Raises UsageError where it is there or a package is missing."""
     if folder.exists():
         raise UsageError(f"{folder} is there already; give a new folder or remove it")
-    for name in ("good", "others", "bad"):
+    for name in ("1-people", "2-others", "3-made-bad"):
         (folder / name).mkdir(parents=True)
     people = {}
     for package, path in PEOPLE:
         data = _carried(package, path)
         people[Path(path).stem] = Image.open(io.BytesIO(data)).convert("RGB")
-        (folder / "good" / Path(path).name).write_bytes(data)
+        (folder / "1-people" / Path(path).name).write_bytes(data)
     for package, path in OTHERS:
-        (folder / "others" / Path(path).name).write_bytes(_carried(package, path))
+        (folder / "2-others" / Path(path).name).write_bytes(_carried(package, path))
     for make in (_watermarked, _poster, _painted, _collage, _damaged, _rotated, _copies, _windows):
         for name, data in make(people).items():
-            (folder / "bad" / name).write_bytes(data)
+            (folder / "3-made-bad" / name).write_bytes(data)
     return folder
 
 
