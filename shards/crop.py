@@ -7,6 +7,7 @@ enough pixels.
 import io
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -131,7 +132,8 @@ def cut(pixels: np.ndarray, crop: Crop, original: tuple[int, int], size: tuple[i
     bottom = max(round((crop.top + crop.height) * down), top + 1)
     right = max(round((crop.left + crop.width) * across), left + 1)
     part = pixels[top:bottom, left:right]
+    part = cv2.flip(part, 1) if crop.flip else np.ascontiguousarray(part)
     if part.shape[:2] != tuple(size):
-        chw = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None]
+        chw = torch.from_numpy(part).permute(2, 0, 1)[None]
         part = F.interpolate(chw, size=size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
-    return part[:, ::-1] if crop.flip else part
+    return part

@@ -6,15 +6,16 @@ once and its index kept in the cache folder. The tars themselves are never writt
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from fnmatch import translate
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -31,18 +32,17 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 INDEX_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index: url
-    of its parquet.
+class Shard(NamedTuple):
+    """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index_url: its
+    parquet's.
     """
 
     url: str
     bytes: int
     stamp: str
-    count: int
+    samples: int
     digest: str
-    index: str
+    index_url: str
     without_image: int = 0
 
 
@@ -67,11 +67,11 @@ class ShardSet:
     def __init__(self, shards: Sequence[Shard], cache: ShardCache | None = None) -> None:
         self.shards = tuple(shards)
         self.cache = cache or ShardCache()
-        self.counts = np.array([shard.count for shard in self.shards], dtype=np.int64)
+        self.counts = np.array([shard.samples for shard in self.shards], dtype=np.int64)
         self.count = int(self.counts.sum())
         self.bytes = sum(shard.bytes for shard in self.shards)
         self.without_image = sum(shard.without_image for shard in self.shards)
-        contents = "".join(f"{shard.digest} {shard.count}\n" for shard in self.shards)
+        contents = "".join(f"{shard.digest} {shard.samples}\n" for shard in self.shards)
         self.fingerprint = sha256(contents.encode()).hexdigest()[:32]
         self.samples = lru_cache(maxsize=64)(self._read_samples)
         self._open = lru_cache(maxsize=64)(self._open_shard)
@@ -97,16 +97,16 @@ class ShardSet:
     def _read_samples(self, number: int) -> Samples:
         shard = self.shards[number]
         try:
-            table = pq.read_table(self.cache.fetch(shard.index), columns=["key", "uid", "offset", "size"])
+            table = pq.read_table(self.cache.fetch(shard.index_url), columns=["key", "uid", "offset", "size"])
             uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), dtype=">u8").reshape(-1, 2)
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardError(
-                f"the index {shard.index} cannot be read ({error}); copy or pack the shard again"
+                f"the index {shard.index_url} cannot be read ({error}); copy or pack the shard again"
             ) from error
         offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
-        if len(table) != shard.count:
+        if len(table) != shard.samples:
             raise ShardError(
-                f"{shard.index} has {len(table)} rows where {shard.count} are expected; pack the shard again"
+                f"{shard.index_url} has {len(table)} rows where {shard.samples} are expected; pack the shard again"
             )
         if len(table) and int((offset + size).max()) > shard.bytes:
             raise ShardError(f"{shard.url} is shorter than its index says: it is truncated; copy it again")
@@ -165,8 +165,7 @@ def _absolute(source: str) -> str:
 # -- finding tars ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A tar as its folder lists it. curated: its parquet and stats lie beside it."""
 
     url: str
@@ -203,17 +202,18 @@ def _find_in_folder(folder: str) -> list[Listed]:
 def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]:
     """Tars of one folder that match a pattern; a curated shard whose tar is gone is an error."""
     files = _list_folder(folder)
+    matches = re.compile(translate(pattern)).match
+    for stats in (name for name in files if name.endswith("_stats.json")):
+        tar = stats.removesuffix("_stats.json") + ".tar"
+        if tar not in files and matches(tar):
+            raise ShardError(f"{folder}/{tar} is missing though {stats} is there; copy the shard again")
     tars = []
-    for name, (size, stamp) in files.items():
+    for name in (name for name in files if name.endswith(".tar") and matches(name)):
         stem = name.removesuffix(".tar")
-        if name.endswith("_stats.json") and fnmatchcase(tar := name.removesuffix("_stats.json") + ".tar", pattern):
-            if tar not in files:
-                raise ShardError(f"{folder}/{tar} is missing though {name} is there; copy the shard again")
-        elif stem != name and fnmatchcase(name, pattern):
-            curated = f"{stem}_stats.json" in files
-            if curated and f"{stem}.parquet" not in files:
-                raise ShardError(f"{folder}/{stem}.parquet is missing beside {name}; copy the shard again")
-            tars.append(Listed(f"{folder}/{name}", size, stamp, curated))
+        curated = f"{stem}_stats.json" in files
+        if curated and f"{stem}.parquet" not in files:
+            raise ShardError(f"{folder}/{stem}.parquet is missing beside {name}; copy the shard again")
+        tars.append(Listed(f"{folder}/{name}", *files[name], curated))
     if not tars and not missing_ok:
         raise ShardError(f"no tar matches {folder}/{pattern}")
     return tars
@@ -361,16 +361,18 @@ def _known_name(sources: Sequence[str]) -> str:
 
 
 def _load_known(sources: Sequence[str]) -> dict[tuple[str, int, str], Shard]:
+    """What was learnt of these tars; entries whose index was deleted from the cache folder are forgotten."""
     store, name = Store(cache_home() / "sets"), _known_name(sources)
     if not store.exists(name):
         return {}
     columns = store.read_table(name).to_pydict()
-    shards = map(Shard, *(columns[field] for field in Shard.__dataclass_fields__))
-    remote_or_there = (s for s in shards if (path := local_path(s.index)) is None or path.is_file())
-    return {(s.url, s.bytes, s.stamp): s for s in remote_or_there}
+    shards = map(Shard, *(columns[field] for field in Shard._fields))
+    folder = f"{cache_home() / 'index'}/"
+    there = {f"{folder}{file.name}" for file in os.scandir(folder)} if os.path.isdir(folder) else set()
+    usable = (s for s in shards if not s.index_url.startswith(folder) or s.index_url in there)
+    return {(s.url, s.bytes, s.stamp): s for s in usable}
 
 
 def _save_known(sources: Sequence[str], shards: Sequence[Shard]) -> None:
-    columns = zip(*(astuple(shard) for shard in shards), strict=True)
-    table = pa.table(dict(zip(Shard.__dataclass_fields__, map(list, columns), strict=True)))
+    table = pa.table(dict(zip(Shard._fields, map(list, zip(*shards, strict=True)), strict=True)))
     Store(cache_home() / "sets").write_table(_known_name(sources), table)

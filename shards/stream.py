@@ -5,6 +5,7 @@ arithmetic. What a position gives depends only on (seed, position, data set): it
 and mask by a key of (seed, epoch, uid).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from shards.cache import ReadAhead, ShardError, local_path
 from shards.crop import BrokenImage
@@ -66,19 +67,19 @@ class Crops(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        images: np.ndarray | None = None
+        images = torch.empty(0)
         keys: list[int] = []
         uids: list[str] = []
         broken: list[Broken] = []
         for slot, position in enumerate(positions):
             crop, mask_key, uid = self._sample(position, broken)
-            if images is None:
-                images = np.empty((len(positions), *crop.shape), dtype=np.uint8)
-            images[slot] = crop
+            if slot == 0:
+                images = _bytes_to_share((len(positions), *crop.shape))
+            images[slot] = torch.from_numpy(crop)
             keys.append(mask_key)
             uids.append(uid)
         mask_keys = torch.from_numpy(np.array(keys, dtype=np.uint64).view(np.int64))
-        return Batch(torch.from_numpy(images), mask_keys, tuple(uids), tuple(broken))
+        return Batch(images, mask_keys, tuple(uids), tuple(broken))
 
     def _sample(self, position: int, broken: list[Broken]) -> tuple[np.ndarray, int, str]:
         """Crop, mask key and uid at a position. A broken sample is replaced by the next row of its shard,
@@ -183,6 +184,14 @@ def _check_cache_size(shards: ShardSet, order: Order) -> None:
             f"the shard cache may hold {shards.cache.limit / 1e9:.1f} GB, and two windows of {order.window} shards "
             f"need up to {largest / 1e9:.1f} GB; allow a larger cache (--cache-gb) or a smaller --window"
         )
+
+
+def _bytes_to_share(shape: tuple[int, ...]) -> Tensor:
+    """An empty uint8 tensor; in a worker it lies in shared memory, so that handing it over copies nothing."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -67,7 +67,7 @@ def test_plans_follow_from_their_parts():
 
 def test_the_line_shows_what_is_known():
     metrics = {
-        "step": 5, "steps": 9, "loss": 0.5, "lr": 1e-3, "grad_norm": None, "images_per_s": 10.0, "tflops_per_device": 1.0,
+        "step": 5, "steps": 9, "loss": 0.5, "lr": 1e-3, "grad_norm": None, "images_per_s": 10.0, "tflops_per_device": 1,
         "mfu": None, "data_wait": 3.0, "memory_gb": 2.0, "eta_s": 200.0, "skipped": 1, "replaced": 0,
     }  # fmt: skip
     text = line(metrics)
