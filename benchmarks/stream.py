@@ -4,14 +4,14 @@
     python benchmarks/stream.py                      # photos of ../shared/data (or $SAPIENS_SHARED)
     python benchmarks/stream.py --tars 'mine/*.tar' --size 1024 --workers 8
 
-ceiling       the same decoding and cropping of JPEGs that already lie in memory, in as many processes,
-handing nothing over stream        shards.stream: exact order, keyed crops, batches in shared memory
-webdataset    WebDataset with a shuffle buffer of 1000 and the same decoding and cropping folder        torch
-DataLoader over loose files, the same decoding and cropping folder+PIL    the same with Pillow, as most
-training code has it
+ceiling      the same decoding and cropping from memory in as many processes, nothing handed over
+stream       shards.stream: exact order, keyed crops, batches in shared memory
+webdataset   WebDataset with a shuffle buffer of 1000, the same decoding and cropping
+folder       torch DataLoader over loose files, the same decoding and cropping
+folder+PIL   the same with Pillow, as most training code has it
 
-Every contender makes the same crops' size and batches with the same number of processes. Rounds go through
-all of them in turn; the medians are compared.
+Every contender makes crops of one size in batches of 32 with the same number of processes. Rounds go through all of
+them in turn; each is compared with the ceiling of its own round, and the medians are shown.
 """
 
 import argparse
@@ -133,9 +133,8 @@ def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: in
     crop = RandomCrop((size, size))
     jpegs = [shards.read(s, r) for s, count in enumerate(shards.counts) for r in range(count)]
     kilobytes = sum(map(len, jpegs)) / len(jpegs) / 1e3
-    print(
-        f"{len(jpegs)} photos of {kilobytes:.0f} kB on average, crops of {size} px, {workers} processes, {os.cpu_count()} cores"
-    )
+    cores = f"{workers} processes, {os.cpu_count()} cores"
+    print(f"{len(jpegs)} photos of {kilobytes:.0f} kB on average, crops of {size} px, {cores}")
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jpg" for i in range(len(jpegs))]
         for file, jpeg in zip(files, jpegs, strict=True):
@@ -151,12 +150,10 @@ def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: in
         for _ in range(rounds):
             for name, measure in contenders.items():
                 measured[name].append(measure())
-    top = statistics.median(measured["ceiling"])
     for name, rates in measured.items():
-        middle = statistics.median(rates)
-        print(
-            f"{name:>12}: {middle:7.0f} images/s  {middle / top:5.2f} of the ceiling   rounds: {[round(r) for r in rates]}"
-        )
+        share = statistics.median(r / top for r, top in zip(rates, measured["ceiling"], strict=True))
+        rounds_shown = " ".join(f"{r:.0f}" for r in rates)
+        print(f"{name:>12}: {statistics.median(rates):6.0f} images/s  {share:.2f} of the ceiling  ({rounds_shown})")
 
 
 def resume(jpegs: list[bytes]) -> None:
@@ -180,9 +177,8 @@ def resume(jpegs: list[bytes]) -> None:
         for when in ("first opening", "opening again"):
             start = time.perf_counter()
             shards = open_shards(name)
-            print(
-                f"{when}: {time.perf_counter() - start:.2f} s for {shards.count:,} samples in {len(shards.shards):,} shards"
-            )
+            seconds = time.perf_counter() - start
+            print(f"{when}: {seconds:.2f} s for {shards.count:,} samples in {len(shards.shards):,} shards")
         for workers in (0, 2):
             start = time.perf_counter()
             shards = open_shards(name)
@@ -190,9 +186,8 @@ def resume(jpegs: list[bytes]) -> None:
             crop = RandomCrop((256, 256))
             batches = stream(shards, order, crop, start=10**9, stop=2 * 10**9, micro_batch=BATCH, workers=workers)
             next(batches)
-            print(
-                f"first batch at sample 10^9 with {workers} workers: {time.perf_counter() - start:.2f} s, opening included"
-            )
+            seconds = time.perf_counter() - start
+            print(f"first batch at sample 10^9 with {workers} workers, opening included: {seconds:.2f} s")
 
 
 def main() -> None:
