@@ -10,7 +10,6 @@ PHOTOS is any source. Ratios come from one run on one machine; absolute figures 
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -154,7 +153,9 @@ def decide_child(stage: str, folder: str) -> None:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process, MiB. (getrusage would count the parent's, from before exec.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def synthetic_run(folder: str, rows: int) -> None:

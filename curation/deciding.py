@@ -79,7 +79,7 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
 
 def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, models: dict[str, str]) -> Counts:
     """Write one manifest file per unit, every input in it once; raises Unbalanced where one is missing."""
-    schema = manifest_schema(list(plan.extras))
+    schema = manifest_schema([*plan.extras, *recipe.concept_fields])
     positions = np.where(outcome.kept, np.cumsum(outcome.kept) - 1, NONE)
     starts = plan.starts
     names = _uids_of(store, plan, np.unique(outcome.repeats[outcome.repeats != NONE]))
@@ -145,8 +145,8 @@ def _uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:
 
 def uid_numbers(uids: pa.ChunkedArray) -> np.ndarray:
     """32 hex digits → uint64 (n, 2); zeros where there is none."""
-    text = pc.fill_null(uids, "0" * 32).combine_chunks()
-    digits = np.frombuffer("".join(text.to_pylist()).encode(), np.uint8).reshape(-1, 32)
+    text = pa.concat_arrays(pc.fill_null(uids, "0" * 32).chunks)
+    digits = np.frombuffer(text.buffers()[2], np.uint8)[: 32 * len(text)].reshape(-1, 32)
     nibbles = np.where(digits >= 97, digits - 87, digits - 48).astype(np.uint8)
     return ((nibbles[:, ::2] << 4) | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
 
