@@ -26,11 +26,13 @@ def cache_home() -> Path:
     return Path(os.environ.get("SAPIENS_CACHE") or Path.home() / ".cache" / "sapiens")
 
 
+def is_remote(url: str) -> bool:
+    return ("://" in url or "::" in url) and not url.startswith("file://")
+
+
 def local_path(url: str) -> Path | None:
     """The path of a url on this machine's disk; None for a remote one."""
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    return None if "://" in url or "::" in url else Path(url)
+    return None if is_remote(url) else Path(url.removeprefix("file://"))
 
 
 class ShardCache:

@@ -1,9 +1,8 @@
 """Random numbers that are a pure function of a key and a counter.
 
-The generator is SplitMix64 (Steele, Lea & Flood 2014) read at any counter: draw `i` of key `k` is `mix(k + (i
-+ 1)·G)`. There is no
-state to save and nothing depends on a process, a worker or the clock: the same sample in the same epoch gets
-the same numbers on every machine.
+The generator is SplitMix64 (Steele, Lea & Flood 2014) read at any counter: draw `i` of key `k` is
+`mix(k + (i + 1)·G)`. There is no state to save and nothing depends on a process, a worker or the clock: the same
+sample in the same epoch gets the same numbers on every machine.
 """
 
 import numpy as np

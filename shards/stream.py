@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from shards.cache import ReadAhead, ShardError, local_path
+from shards.cache import ReadAhead, ShardError, is_remote
 from shards.crop import BrokenImage
 from shards.draws import key_of
 from shards.index import ShardSet
@@ -152,7 +152,7 @@ def stream(
         multiprocessing_context="fork" if workers else None,
     )
     batches = iter(loader)  # starts the workers: before any thread of ours
-    remote = any(local_path(shard.url) is None for shard in shards.shards)
+    remote = any(is_remote(shard.url) for shard in shards.shards)
     if remote:
         _check_cache_size(shards, order)
     ahead = ReadAhead(shards.cache) if remote else None
