@@ -7,6 +7,7 @@ COLUMNS = {
     "text": ("text_area", "text_area_outside", "text_boxes"),
     "watermark": ("pwatermark",),
     "style": ("partistic", "punnatural"),
+    "concepts": (),  # one column p<name> for each of the recipe's own concepts
     "safety": ("punsafe",),
 }
 SCORERS = tuple(COLUMNS)

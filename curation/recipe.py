@@ -1,18 +1,22 @@
 """A recipe: which questions are asked of every image, which answers it must give, and how it is packed."""
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from curation.errors import UsageError
+from curation.full.concepts import CONCEPTS, Classifier, Concept
 from curation.questions import COLUMNS, SCORERS
 from curation.rules import Rule, RuleError
-from manifests.schema import IMAGE, PLAN
+from manifests.schema import IMAGE, PLAN, manifest_schema
 from manifests.store import content_hash
 
+WEIGHTS = ("people", "text", "clip")
 BUILT_IN = ("humans300m", "humans1b")
 
 
@@ -41,7 +45,9 @@ class Recipe(_Strict):
     name: str
     profile: Literal["builtin", "full"] = "builtin"
     scorers: tuple[str, ...]
-    weights: dict[str, str] = {}  # scorer → file or model name, for the profile `full`
+    weights: dict[str, str] = {}  # people, text or clip → file, folder or name, for the profile `full`
+    concepts: dict[str, Concept] = {}  # questions in words, for the profile `full`; its own ones are filled in
+    classifiers: dict[str, Classifier] = {}  # trained networks that answer a concept instead of words
     people: People = People()
     rules: dict[str, str]
     duplicates: Literal["off", "exact", "near"] = "exact"
@@ -65,6 +71,33 @@ class Recipe(_Strict):
             raise ValueError(f"no scorer is called {unknown[0]!r}; there are {', '.join(SCORERS)}")
         return tuple(name for name in SCORERS if name in value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_profiles_concepts(cls, values: Any) -> Any:
+        """A recipe of the profile `full` holds all its prompts, so that its hash and its record do."""
+        own = values.get("concepts") or {}
+        if values.get("profile") != "full":
+            if extra := [key for key in ("weights", "concepts", "classifiers") if values.get(key)]:
+                raise ValueError(f"`{extra[0]}` is for `profile: full`; the built-in networks take none")
+            return values
+        return {**values, "concepts": {**CONCEPTS, **own}} if isinstance(own, dict) else values
+
+    @model_validator(mode="after")
+    def _known_networks(self) -> "Recipe":
+        if unknown := set(self.weights) - set(WEIGHTS):
+            raise ValueError(f"weights: {min(unknown)!r} is no network; there are {', '.join(WEIGHTS)}")
+        if unknown := set(self.classifiers) - set(self.concepts):
+            raise ValueError(f"classifiers: {min(unknown)!r} is no concept; there are {', '.join(self.concepts)}")
+        taken = {field.name for field in manifest_schema([])}
+        for name in self.own_concepts:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or f"p{name}" in taken:
+                raise ValueError(
+                    f"concepts: {name!r} cannot be a column p{name}; use other lower-case letters and digits"
+                )
+        if ("concepts" in self.scorers) != bool(self.own_concepts):
+            raise ValueError("the scorer 'concepts' and concepts of your own go together: have both or neither")
+        return self
+
     @model_validator(mode="after")
     def _readable_rules(self) -> "Recipe":
         asked = {column for name in self.scorers for column in COLUMNS[name]}
@@ -80,6 +113,16 @@ class Recipe(_Strict):
             raise ValueError("duplicates: near needs the scorer 'fingerprint': add it to `scorers`")
         return self
 
+    @property
+    def own_concepts(self) -> tuple[str, ...]:
+        """Concepts that are not the profile's; each fills a column `p<name>`."""
+        return tuple(name for name in self.concepts if name not in CONCEPTS)
+
+    @property
+    def concept_fields(self) -> list[pa.Field]:
+        """The columns of the recipe's own concepts: chances, 0..1."""
+        return [pa.field(f"p{name}", pa.float32()) for name in self.own_concepts]
+
     def parsed_rules(self) -> list[Rule]:
         """The rules in their order."""
         settings = {f"people.{key}": float(value) for key, value in self.people.model_dump().items()}
@@ -88,6 +131,7 @@ class Recipe(_Strict):
     def check_columns(self, extras: list[str]) -> None:
         """UsageError where a rule names a column that neither scorers nor the source's table have."""
         known = [*(column for name in self.scorers for column in COLUMNS[name]), *(f.name for f in IMAGE)]
+        known += [field.name for field in self.concept_fields]
         known += [name for name in PLAN.names if name in {"uri", "member", "caption"}] + extras
         for rule in self.parsed_rules():
             for column in rule.columns:
@@ -164,7 +208,12 @@ def _explain(error: ValidationError | RuleError) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        sections: dict[str, type[_Strict]] = {"people": People, "packing": Packing}
+        sections: dict[str, type[BaseModel]] = {
+            "people": People,
+            "packing": Packing,
+            "concepts": Concept,
+            "classifiers": Classifier,
+        }
         section = sections.get(str(first["loc"][0]), Recipe)
         return f"{key} is not a key; allowed are {', '.join(section.model_fields)}"
     given = "" if first["type"] in {"missing", "value_error"} else f" (given: {first['input']!r})"

@@ -77,7 +77,8 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
         _score(loaded, rows, scorers)
     for row in rows:
         row.pop("_ask", None)
-    table = pa.Table.from_pylist(rows, scores_schema(list(job.plan.extras)))
+    table = pa.Table.from_pylist(rows, scores_schema([*job.plan.extras, *job.recipe.concept_fields]))
+    identities = {name: identity for name, identity in identities.items() if name != "concepts"}
     commit(store, job, table, identities | {scorer.name: scorer.identity for scorer in scorers})
     return _count(table, job.recipe)
 

@@ -7,14 +7,18 @@ from typing import Any, Protocol
 from curation.batch import Batch
 from curation.builtin import ANSWERS, Builtin
 from curation.recipe import Recipe
+from curation.scorers.concepts import Concepts
 from curation.scorers.fingerprint import Fingerprint
 from curation.scorers.networks import Networks
-from curation.scorers.people import BuiltinPeople
+from curation.scorers.people import BuiltinPeople, FullPeople
 from curation.scorers.quality import Quality
 from curation.scorers.safety import BuiltinSafety
-from curation.scorers.style import BuiltinStyle
-from curation.scorers.text import BuiltinText
-from curation.scorers.watermark import BuiltinWatermark
+from curation.scorers.style import BuiltinStyle, FullStyle
+from curation.scorers.text import BuiltinText, FullText
+from curation.scorers.watermark import BuiltinWatermark, FullWatermark
+
+NOBODY = "nobody"
+"""Stands for the people's identity in that of the text scorer, where nobody looks for people."""
 
 
 class Scorer(Protocol):
@@ -33,11 +37,22 @@ class Scorer(Protocol):
         """One value per image for each column. An exception means that some image of the batch cannot be scored."""
 
 
+Makers = dict[str, Callable[[], Scorer]]
+
+
 def make_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
-    """The recipe's scorers, in the order they are asked; networks load when first used."""
-    networks = Networks(Builtin(threads), frozenset(recipe.scorers) & set(ANSWERS))
-    people = networks.builtin.identities["people"] if "people" in recipe.scorers else "nobody"
-    makers: dict[str, Callable[[], Scorer]] = {
+    """The recipe's scorers, in the order they are asked; networks load when first used. Raises UsageError where the
+    profile `full` finds no weights."""
+    makers = _builtin(recipe, threads)
+    if recipe.profile == "full":
+        makers |= _full(recipe, threads)
+    return [makers[name]() for name in recipe.scorers]
+
+
+def _builtin(recipe: Recipe, threads: int) -> Makers:
+    networks = Networks(Builtin(threads), _needs(recipe))
+    people = networks.builtin.identities["people"] if "people" in recipe.scorers else NOBODY
+    return {
         "fingerprint": Fingerprint,
         "quality": Quality,
         "people": lambda: BuiltinPeople(networks),
@@ -46,4 +61,23 @@ def make_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
         "style": lambda: BuiltinStyle(networks),
         "safety": lambda: BuiltinSafety(networks),
     }
-    return [makers[name]() for name in recipe.scorers]
+
+
+def _full(recipe: Recipe, threads: int) -> Makers:
+    """The scorers that the profile `full` answers with other networks; the rest stay as they are."""
+    from curation.full.networks import FullNetworks
+
+    networks = FullNetworks(recipe, threads)
+    return {
+        "people": lambda: FullPeople(networks.detector),
+        "text": lambda: FullText(networks.text, networks.detector.identity if "people" in recipe.scorers else NOBODY),
+        "watermark": lambda: FullWatermark(networks.question("watermark")),
+        "style": lambda: FullStyle(networks.question("art"), networks.question("unnatural")),
+        "concepts": lambda: Concepts({name: networks.question(name) for name in recipe.own_concepts}),
+    }
+
+
+def _needs(recipe: Recipe) -> frozenset[str]:
+    """The questions whose built-in networks run."""
+    answered = frozenset(recipe.scorers) & set(ANSWERS)
+    return answered if recipe.profile == "builtin" else answered & {"safety"}

@@ -1,12 +1,15 @@
 """How much writing is laid over it?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from curation.batch import Batch
 from curation.scorers.boxes import covered, to_structs
 from curation.scorers.networks import Networks
+
+if TYPE_CHECKING:
+    from curation.full.craft import TextDetector
 
 GRID = 512
 """Longer side, in cells, of the grid on which areas are counted, so that overlaps count once."""
@@ -26,6 +29,20 @@ class BuiltinText:
 
     def score(self, batch: Batch) -> dict[str, list[Any]]:
         return text_columns(batch, self.networks.builtin.text(self.networks.features(batch)))
+
+
+class FullText:
+    """Lines of text as EasyOCR's detector finds them, and the share of the image they cover."""
+
+    name = "text"
+    columns = BuiltinText.columns
+
+    def __init__(self, detector: "TextDetector", people_identity: str) -> None:
+        self.detector = detector
+        self.identity = f"{detector.identity}+{people_identity}"
+
+    def score(self, batch: Batch) -> dict[str, list[Any]]:
+        return text_columns(batch, self.detector.text([picture.rgb for picture in batch.pictures]))
 
 
 def text_columns(batch: Batch, quads: list[np.ndarray]) -> dict[str, list[Any]]:

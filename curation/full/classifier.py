@@ -1,0 +1,69 @@
+"""A plain image classifier of timm, for the known watermark and art models: which index means yes is said by the
+recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from curation.engines import Pixels, Precision, weights_identity
+from curation.errors import UsageError
+from curation.full.clip import fit
+from curation.full.concepts import Classifier
+from curation.full.network import Built, Network, Runner
+from curation.full.torchvision_ops import make_importable
+
+IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+VERSION = 1  # of what happens around the network
+
+
+class TrainedAnswer:
+    """Softmax chance of a classifier's `yes` class."""
+
+    def __init__(self, classifier: Classifier, threads: int = 1, precision: Precision = "auto") -> None:
+        self.classifier = classifier
+        file = Path(classifier.weights)
+        if not file.is_file():
+            raise UsageError(f"classifiers: no file {file}; give the state dict of a timm {classifier.model}")
+        settings = f"{classifier.size}{classifier.resize[0]}{classifier.yes}"
+        self.identity = weights_identity(f"{classifier.model}-{settings}", file, version=VERSION)
+        self._runner = Runner(
+            Network(self.identity, lambda: _build(classifier), lambda facts: IMAGENET), threads, precision
+        )
+
+    def answer(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """uint8 RGB [H,W,3] images → [B] chance of yes, 0…1."""
+        c = self.classifier
+        squares = [fit(image, c.size, c.resize, "bicubic") for image in images]
+        return np.array([chances[c.yes] for (chances,) in self._runner(squares)], np.float32)
+
+
+class _Softmax(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).softmax(1)
+
+
+def _build(classifier: Classifier) -> Built:
+    make_importable()
+    import timm
+
+    if classifier.yes >= classifier.classes:
+        raise UsageError(f"classifiers: yes is {classifier.yes}, but there are {classifier.classes} classes, from 0")
+    file = Path(classifier.weights)
+    try:
+        net = timm.create_model(classifier.model, pretrained=False, num_classes=classifier.classes)
+        safe = file.suffix == ".safetensors"
+        state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        net.load_state_dict(dict(state.get("state_dict", state)))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"classifiers: {file} does not fit timm's {classifier.model}: {reason}") from None
+    return Built(_Softmax(net).eval(), (classifier.size, classifier.size), {})

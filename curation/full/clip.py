@@ -1,0 +1,204 @@
+"""One CLIP image embedding per picture, and questions in words that are asked of it.
+
+The image tower runs through the engine; the text tower runs once per machine and set of prompts, and only its answers
+are kept.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from curation.engines import Pixels, Precision, cache_folder, weights_identity
+from curation.errors import UsageError
+from curation.full.catalogue import CATALOGUE, clip_file
+from curation.full.concepts import Concept
+from curation.full.fetch import fetch
+from curation.full.network import Built, Network, Runner
+from curation.full.torchvision_ops import make_importable
+
+Floats = NDArray[np.float32]
+BATCH = 8
+VERSION = 1  # of what happens around the network
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+PREPARATION = ("mean", "std", "interpolation", "resize_mode")
+CONFIG, WEIGHTS = "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """A model of open_clip: its name there (`ViT-B-32`, or `local-dir:/folder`), the file of its weights, and
+    open_clip's name for these ("" for a file of the user's), which says how pictures are prepared for them."""
+
+    model: str
+    file: Path
+    tag: str = ""
+
+
+class Clip:
+    """An open_clip model. `identity` covers its weights, not the prompts."""
+
+    def __init__(self, weights: ClipWeights, threads: int = 1, precision: Precision = "auto") -> None:
+        self.weights = weights
+        name = weights.model.removeprefix("local-dir:").rstrip("/").rsplit("/", 1)[-1]
+        name = f"{name}-{weights.tag}" if weights.tag else name
+        self.identity = weights_identity(name, weights.file, version=VERSION)
+        network = Network(self.identity, lambda: _build(weights), _pixels, BATCH)
+        self._runner = Runner(network, threads, precision)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
+        """uint8 RGB [H,W,3] images of any sizes → float32 [B,D] of length 1."""
+        facts = self._runner.facts
+        squares = [fit(image, facts["size"], facts["resize_mode"], facts["interpolation"]) for image in images]
+        embeddings = np.stack([output for (output,) in self._runner(squares)])
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def asked(self, concept: Concept) -> "Question":
+        """The concept's phrases as text embeddings; computed once per machine."""
+        digest = sha256(json.dumps([self.identity, concept.sentences()]).encode()).hexdigest()[:24]
+        file = cache_folder() / "prompts" / f"{digest}.npz"
+        if not file.exists():
+            classes, scale = self._text(concept)
+            file.parent.mkdir(exist_ok=True)
+            partial = file.with_name(f".tmp-{os.getpid()}-{file.name}")
+            np.savez(partial.open("wb"), classes=classes, scale=np.float32(scale))
+            os.replace(partial, file)
+        with np.load(file) as known:
+            return Question(known["classes"], float(known["scale"]), len(concept.yes))
+
+    def _text(self, concept: Concept) -> tuple[Floats, float]:
+        model, tokenizer = self._in_torch
+        sentences = concept.sentences()
+        with torch.no_grad():
+            tokens = tokenizer([sentence for phrase in sentences for sentence in phrase])
+            every = F.normalize(torch.cat([model.encode_text(part) for part in tokens.split(64)]).float(), dim=-1)
+            mean = every.unflatten(0, (len(sentences), -1)).mean(1)
+            return F.normalize(mean, dim=-1).numpy(), float(model.logit_scale.exp())
+
+    @cached_property
+    def _in_torch(self) -> tuple[nn.Module, Any]:
+        import open_clip
+
+        return load_clip(self.weights), open_clip.get_tokenizer(self.weights.model)
+
+
+@dataclass(frozen=True)
+class Question:
+    """`classes` float32 [C,D] of length 1, the first `yes` of which mean yes; `scale` is the model's inverse
+    temperature."""
+
+    classes: Floats
+    scale: float
+    yes: int
+
+    def answer(self, embeddings: Floats) -> Floats:
+        """float32 [B,D] of length 1 → [B] chance of yes, 0…1: softmax over the classes, yes classes added up."""
+        logits = self.scale * embeddings @ self.classes.T
+        chances = np.exp(logits - logits.max(1, keepdims=True))
+        return chances[:, : self.yes].sum(1) / chances.sum(1)
+
+
+def find_clip(spec: str) -> ClipWeights:
+    """`ViT-B-32/laion2b_s34b_b79k` (open_clip's names), `ViT-B-32/path/to/weights.safetensors`, or a folder that holds
+    `open_clip_config.json` and the weights. Raises UsageError."""
+    if Path(spec).is_dir():
+        files = [Path(spec) / name for name in WEIGHTS]
+        if not (Path(spec) / CONFIG).is_file() or not any(file.is_file() for file in files):
+            raise UsageError(f"weights.clip: {spec} must hold {CONFIG} and {' or '.join(WEIGHTS)}")
+        return ClipWeights(f"local-dir:{spec}", next(file for file in files if file.is_file()))
+    model, _, tag = spec.partition("/")
+    if Path(tag).is_file():
+        return ClipWeights(model, Path(tag))
+    known = clip_file(model, tag)
+    if known in CATALOGUE:
+        return ClipWeights(model, fetch(CATALOGUE[known]), tag)
+    return _from_open_clip(model, tag)
+
+
+def fit(image: NDArray[np.uint8], size: int, resize_mode: str, interpolation: str) -> NDArray[np.uint8]:
+    """The picture as open_clip's evaluation transform cuts it: uint8 [size,size,3].
+
+    `shortest`: the shorter side becomes `size` and the middle is cut out; `squash`: both sides become `size`.
+    """
+    height, width = image.shape[:2]
+    if resize_mode == "squash":
+        w = h = size
+    else:
+        w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    resized = np.asarray(Image.fromarray(image).resize((w, h), FILTERS[interpolation]))
+    top, left = round((h - size) / 2), round((w - size) / 2)
+    return resized[top : top + size, left : left + size]
+
+
+def load_clip(weights: ClipWeights) -> nn.Module:
+    """The model in torch, fp32, ready to embed. Raises UsageError where the weights do not fit."""
+    make_importable()
+    import open_clip
+    from open_clip.factory import load_checkpoint
+    from open_clip.pretrained import get_pretrained_cfg
+
+    settings = get_pretrained_cfg(weights.model, weights.tag) if weights.tag else {}
+    try:
+        model = open_clip.create_model(
+            weights.model,
+            load_weights=False,
+            pretrained_text=False,
+            force_quick_gelu=bool(settings.get("quick_gelu")),
+            force_preprocess_cfg={name: settings[name] for name in PREPARATION if name in settings},
+        )
+        load_checkpoint(model, str(weights.file), weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"weights.clip: {weights.file} does not fit open_clip's {weights.model}: {reason}") from None
+    return model.eval()
+
+
+def _build(weights: ClipWeights) -> Built:
+    model = load_clip(weights)
+    settings = model.visual.preprocess_cfg
+    facts = {name: settings[name] for name in PREPARATION}
+    if facts["resize_mode"] not in {"shortest", "squash"} or facts["interpolation"] not in FILTERS:
+        raise UsageError(
+            f"weights.clip: {weights.model} resizes by {facts['resize_mode']}, {facts['interpolation']}: not known"
+        )
+    size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
+    return Built(model.visual, (size, size), facts | {"size": size})
+
+
+def _pixels(facts: dict[str, Any]) -> Pixels:
+    mean, std = ((255 * v[0], 255 * v[1], 255 * v[2]) for v in (facts["mean"], facts["std"]))
+    return Pixels(mean, std)
+
+
+def _from_open_clip(model: str, tag: str) -> ClipWeights:
+    """Weights that open_clip knows and fetches itself, from the Hugging Face hub."""
+    make_importable()
+    import open_clip
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        allowed = (
+            f"{model} has {', '.join(tags)}" if tags else f"models are {', '.join(open_clip.list_models()[:20])}, …"
+        )
+        raise UsageError(f"weights.clip: no weights {model}/{tag}; {allowed}; a folder or model/file does as well")
+    settings = get_pretrained_cfg(model, tag)
+    try:
+        file = Path(download_pretrained(settings, prefer_hf_hub=True))
+    except Exception as error:
+        raise UsageError(
+            f"weights.clip: {model}/{tag} is not on this machine and cannot be downloaded ({type(error).__name__}): give "
+            f"a folder with {CONFIG} and {WEIGHTS[0]}, or use `profile: builtin`, which needs no download"
+        ) from None
+    return ClipWeights(model, file, tag)

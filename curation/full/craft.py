@@ -1,0 +1,112 @@
+"""Text boxes from EasyOCR's detector, CRAFT (arXiv 1904.01941), as its `Reader.detect` gives them, on batches of
+images.
+
+EasyOCR loads its weights with the unrestricted unpickler; here they are loaded as plain tensors. Preparing the picture
+is ours, because EasyOCR's own goes through float32; finding boxes in the maps and joining them to lines is EasyOCR's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from curation.engines import Pixels, Precision, weights_identity
+from curation.errors import UsageError
+from curation.full.network import Built, Network, Runner
+from curation.full.torchvision_ops import make_importable
+
+FILE = "craft_mlt_25k.pth"
+SIDE = 768  # pixels of the longer side; EasyOCR reads at up to 2560, more than finding text takes
+STRIDE = 32
+TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT, SHORTEST = 0.7, 0.4, 0.4, 20  # Reader.detect's defaults
+SLOPE, CENTRE, HEIGHT, WIDTH, MARGIN = 0.1, 0.5, 0.5, 0.5, 0.1  # the same, for joining words to lines
+PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+VERSION = 1  # of what happens around the network
+
+
+class TextDetector:
+    """`weights`: EasyOCR's `craft_mlt_25k.pth`, or the folder that holds it."""
+
+    def __init__(self, weights: Path, threads: int = 1, precision: Precision = "auto") -> None:
+        file = weights / FILE if weights.is_dir() else weights
+        if not file.is_file():
+            raise UsageError(f"weights.text: no file {file}; give EasyOCR's {FILE} or the folder it lies in")
+        self.identity = weights_identity(file.stem, file, version=VERSION)
+        network = Network(self.identity, lambda: Built(load_craft(file), (SIDE, SIDE), {}), lambda facts: PIXELS)
+        self._runner = Runner(network, threads, precision)
+
+    def text(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Per uint8 RGB [H,W,3] image: float32 [n,9], x y of a line's four corners, clockwise, in its pixels, and a
+        score."""
+        canvases = [canvas(image) for image in images]
+        outputs = self._runner([square for square, _ in canvases])
+        return [_lines(maps, ratio) for (maps,), (_, ratio) in zip(outputs, canvases, strict=True)]
+
+
+def canvas(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """The picture, its longer side at most 768, on black of sides that are multiples of 32; and the scale it was
+    given."""
+    height, width = image.shape[:2]
+    ratio = min(SIDE, max(height, width)) / max(height, width)
+    h, w = max(1, int(height * ratio)), max(1, int(width * ratio))
+    whole = np.zeros((-(-h // STRIDE) * STRIDE, -(-w // STRIDE) * STRIDE, 3), np.uint8)
+    whole[:h, :w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    return whole, ratio
+
+
+class Maps(nn.Module):
+    """CRAFT without its features: float32 [B,3,H,W] → [B,H/2,W/2,2], chance of a character and of a link between
+    two."""
+
+    def __init__(self, craft: nn.Module) -> None:
+        super().__init__()
+        self.craft = craft
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.craft(x)[0]
+
+
+def load_craft(file: Path) -> nn.Module:
+    """EasyOCR's network with the weights in `file`. Raises UsageError where they do not fit."""
+    make_importable()
+    from easyocr.craft import CRAFT
+
+    craft = CRAFT()
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        craft.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"weights.text: {file} is not a state dict of EasyOCR's CRAFT: {reason}") from None
+    return Maps(craft).eval()
+
+
+def _lines(maps: NDArray[Any], ratio: float) -> NDArray[np.float32]:
+    make_importable()
+    from easyocr.craft_utils import adjustResultCoordinates, getDetBoxes
+    from easyocr.utils import group_text_box
+
+    chance = np.ascontiguousarray(maps[..., 0])
+    words, _, _ = getDetBoxes(chance, np.ascontiguousarray(maps[..., 1]), TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT)
+    if not words:
+        return np.zeros((0, 9), np.float32)
+    corners = adjustResultCoordinates(words, 1 / ratio, 1 / ratio)
+    polygons = [np.asarray(word).astype(np.int32).reshape(-1) for word in corners]
+    level, tilted = group_text_box(polygons, SLOPE, CENTRE, HEIGHT, WIDTH, MARGIN, True)
+    quads = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, x1, y0, y1 in level] + list(tilted)
+    lines = np.array(quads, np.float32).reshape(-1, 4, 2)
+    lines = lines[np.ptp(lines, axis=1).max(1) > SHORTEST]
+    scores = [_score(chance, quad * ratio / 2) for quad in lines]
+    return np.concatenate([lines.reshape(-1, 8), np.array(scores, np.float32)[:, None]], 1)
+
+
+def _score(chance: NDArray[np.float32], quad: NDArray[np.float32]) -> float:
+    """The highest chance of a character in the box around a quadrilateral, both in cells of the map."""
+    (x0, y0), (x1, y1) = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
+    inside = chance[max(0, y0) : y1 + 1, max(0, x0) : x1 + 1]
+    return min(1.0, float(inside.max())) if inside.size else 0.0

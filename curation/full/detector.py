@@ -1,0 +1,130 @@
+"""Person boxes from any ultralytics detection network, as its own `predict` gives them.
+
+A `.pt` of ultralytics is a pickled model. It is read by torch's restricted unpickler against ultralytics' list of its
+own layers, so that a file of unknown origin cannot run code. A `.safetensors` needs the model's `.yaml` of the same
+name beside it, with its classes under `names`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from curation.engines import Pixels, Precision, weights_identity
+from curation.errors import UsageError
+from curation.full.network import Built, Network, Runner
+
+os.environ.setdefault("YOLO_OFFLINE", "true")  # no calls home when it is imported
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # and no packages installed behind the user's back
+
+SIDE = 640  # pixels of the longer side, ultralytics' default
+STRIDE = 32
+LEAST_SCORE = 0.05
+OVERLAP = 0.7  # intersection over union above which the weaker of two boxes goes; ultralytics' default
+MOST_BOXES = 300
+VERSION = 1  # of what happens around the network
+
+
+class Detector:
+    """`weights`: a `.pt` of ultralytics, or a `.safetensors` with its `.yaml`."""
+
+    def __init__(self, weights: Path, threads: int = 1, precision: Precision = "auto") -> None:
+        files = [weights] if weights.suffix == ".pt" else [weights, weights.with_suffix(".yaml")]
+        if missing := [file for file in files if not file.is_file()]:
+            raise UsageError(
+                f"weights.people: no file {missing[0]}; give an ultralytics .pt, or .safetensors and .yaml"
+            )
+        self.identity = weights_identity(weights.stem, *files, version=VERSION)
+        network = Network(self.identity, lambda: _build(weights), lambda facts: Pixels())
+        self._runner = Runner(network, threads, precision)
+
+    def people(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Per uint8 RGB [H,W,3] image: float32 [n,5], x0 y0 x1 y1 in its pixels and a score over 0.05, best first."""
+        squares = [letterbox(image) for image in images]
+        outputs = self._runner(squares)
+        return [
+            self._boxes(output, square, image)
+            for (output,), square, image in zip(outputs, squares, images, strict=True)
+        ]
+
+    def _boxes(self, output: NDArray[Any], square: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        from ultralytics.utils import nms, ops
+
+        (found,) = nms.non_max_suppression(
+            torch.from_numpy(output)[None],
+            LEAST_SCORE,
+            OVERLAP,
+            max_det=MOST_BOXES,
+            end2end=self._runner.facts["end2end"],
+        )
+        found[:, :4] = ops.scale_boxes(square.shape[:2], found[:, :4], image.shape[:2])
+        return found[:, :5].numpy()
+
+
+def letterbox(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Longer side 640, the shorter one padded with grey to a multiple of 32, as `predict` does with a single image."""
+    from ultralytics.data.augment import LetterBox
+
+    return np.asarray(LetterBox((SIDE, SIDE), auto=True, stride=STRIDE)(image=image))
+
+
+class PersonsOnly(nn.Module):
+    """An ultralytics detection network whose outputs are cut down to persons.
+
+    float32 [B,3,H,W] in 0…1 → [B,5,N], box centre x, y, width, height in pixels and the score of persons, which is 0
+    where another class has a higher one; with an end-to-end head [B,300,6], x0 y0 x1 y1, score, class, the score 0
+    unless person.
+    """
+
+    def __init__(self, model: nn.Module, person: int, end2end: bool) -> None:
+        super().__init__()
+        self.model, self.person, self.end2end = model, person, end2end
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.model(x)
+        if self.end2end:
+            is_person = (y[..., 5:6] == self.person).float()
+            return torch.cat([y[..., :4], y[..., 4:5] * is_person, y[..., 5:6]], -1)
+        score = y[:, 4 + self.person : 5 + self.person]
+        best = y[:, 4:].amax(1, keepdim=True)
+        return torch.cat([y[:, :4], torch.where(score >= best, score, torch.zeros_like(score))], 1)
+
+
+def load_model(weights: Path) -> Any:
+    """The ultralytics model in `weights`, fp32. Raises UsageError where the file is none."""
+    from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+
+    if weights.suffix == ".pt":
+        try:
+            checkpoint, _ = torch_safe_load(weights, safe_only=True)
+            model = (checkpoint.get("ema") or checkpoint["model"]).float()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(
+                f"weights.people: {weights} is no ultralytics model that can be loaded safely: {reason}"
+            ) from None
+    else:
+        model = DetectionModel(str(weights.with_suffix(".yaml")), verbose=False)
+        model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+        model.names = model.yaml.get("names", model.names)
+    if not isinstance(model, DetectionModel):
+        raise UsageError(f"weights.people: {weights} holds a {type(model).__name__}; a detection model is needed")
+    return model.eval()
+
+
+def _build(weights: Path) -> Built:
+    model = load_model(weights)
+    names = {name: index for index, name in dict(model.names).items()}
+    if "person" not in names:
+        raise UsageError(f"weights.people: {weights} knows no class 'person'; it knows {', '.join(names)[:200]}")
+    model = model.fuse(verbose=False)
+    head = model.model[-1]
+    head.export, head.format, head.dynamic = True, "openvino", True  # one plain output, anchors from the input's size
+    end2end = bool(getattr(head, "end2end", False))
+    return Built(PersonsOnly(model, names["person"], end2end).eval(), (SIDE, SIDE), {"end2end": end2end})

@@ -1,0 +1,161 @@
+"""A torch network that is converted once per machine, compiled once per picture size, and run on batches of one
+size."""
+
+import fcntl
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from curation.engines import Engine, Pixels, Precision, cache_folder, compile_ir, compile_torch, convert, eager
+
+Array = NDArray[Any]
+SIZES_KEPT = 12
+"""Compiled sizes that stay in memory; the least recently used one goes first and is compiled again from the cache."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network in torch, mapping float32 [B,3,H,W] to a tensor or a tuple of them, a (height, width) it accepts, and
+    what its user must know of it (JSON)."""
+
+    module: nn.Module
+    example_size: tuple[int, int]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to come by a network. `build` runs only where nothing is cached under `identity`."""
+
+    identity: str
+    build: Callable[[], Built]
+    pixels: Callable[[dict[str, Any]], Pixels]  # from the facts
+    batch: int = 1  # pictures per request on a CPU
+
+
+class Runner:
+    """Runs a `Network` on pictures of any sizes; `facts` are those of `Built`."""
+
+    def __init__(self, network: Network, threads: int = 1, precision: Precision = "auto") -> None:
+        self.network, self.threads, self.precision = network, threads, precision
+        self._engines: OrderedDict[tuple[int, int], Engine] = OrderedDict()
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[Array, ...]]:
+        """uint8 RGB [H,W,3] pictures → each one's outputs, without the batch dimension. Equal sizes run together."""
+        answers: list[tuple[Array, ...]] = [()] * len(pictures)
+        for size, members in by_size(pictures).items():
+            outputs = self._engine(size)(np.stack([pictures[i] for i in members]))
+            for place, member in enumerate(members):
+                answers[member] = tuple(output[place] for output in outputs)
+        return answers
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self._source.facts
+
+    def _engine(self, size: tuple[int, int]) -> Engine:
+        if size in self._engines:
+            self._engines.move_to_end(size)
+        else:
+            self._engines[size] = self._source.engine(size)
+            if len(self._engines) > SIZES_KEPT:
+                self._engines.popitem(last=False)
+        return self._engines[size]
+
+    @cached_property
+    def _source(self) -> "_Converted | _InTorch":
+        network, pixels = self.network, self.network.pixels
+        if torch.cuda.is_available():
+            built = network.build()
+            engine = compile_torch(
+                built.module, built.example_size, pixels(built.facts), precision=self.precision, device="cuda"
+            )
+            return _InTorch(engine, built.facts)
+        file = network_file(network.identity)
+        with _locked(file.with_suffix(".lock")):
+            if not file.exists():
+                built = network.build()
+                try:
+                    _save(built, file)
+                except Exception as error:  # whatever the converter cannot do, torch can
+                    logging.getLogger("curation").warning(
+                        "%s cannot be converted for OpenVINO (%s): it runs in torch, slowly",
+                        network.identity,
+                        type(error).__name__,
+                    )
+                    return _InTorch(eager(built.module, pixels(built.facts)), built.facts)
+        facts = json.loads(file.with_suffix(".json").read_text())
+        return _Converted(file, facts, pixels(facts), self.threads, self.precision, network.batch)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    file: Path
+    facts: dict[str, Any]
+    pixels: Pixels
+    threads: int
+    precision: Precision
+    batch: int
+
+    def engine(self, size: tuple[int, int]) -> Engine:
+        return compile_ir(self.file, size, self.pixels, self.threads, self.precision, self.batch)
+
+
+@dataclass(frozen=True)
+class _InTorch:
+    whole: Engine
+    facts: dict[str, Any]
+
+    def engine(self, size: tuple[int, int]) -> Engine:
+        return self.whole
+
+
+def by_size(pictures: Sequence[Array]) -> dict[tuple[int, int], list[int]]:
+    """(height, width) → positions of the pictures that have it, in order."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for position, picture in enumerate(pictures):
+        sizes.setdefault((picture.shape[0], picture.shape[1]), []).append(position)
+    return sizes
+
+
+def network_file(identity: str) -> Path:
+    """Where a converted network is kept; another OpenVINO or torch converts anew."""
+    folder = cache_folder() / "networks"
+    folder.mkdir(exist_ok=True)
+    versions = sha256(f"{ov.__version__} {torch.__version__}".encode()).hexdigest()[:6]
+    return folder / f"{identity.replace('/', '-')}-{versions}.xml"
+
+
+def _save(built: Built, file: Path) -> None:
+    """The .xml appears last: where it is, the rest is whole."""
+    partial = file.with_name(f".tmp-{os.getpid()}-{file.name}")
+    try:
+        convert(built.module, built.example_size, partial)
+        file.with_suffix(".json").write_text(json.dumps(built.facts))
+        os.replace(partial.with_suffix(".bin"), file.with_suffix(".bin"))
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_suffix(".bin").unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Workers that start together convert once."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

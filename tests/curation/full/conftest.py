@@ -1,0 +1,136 @@
+"""Weights made here, in the files that ultralytics, EasyOCR and open_clip use, and real photos to run them on.
+
+Random initial values give networks that see nothing, so the last layers are nudged until they answer something: that is
+enough to compare two ways of running the same network.
+"""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+# Without the extra `full` there is nothing here to test.
+MISSING = [package for package in ("ultralytics", "easyocr", "open_clip") if find_spec(package) is None]
+collect_ignore_glob = ["test_*"] if MISSING else []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SAPIENS_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[NDArray[np.uint8]]:
+    """uint8 RGB photos of four shapes, from the packages that carry them."""
+    import ultralytics
+
+    assets = Path(ultralytics.__file__).parent / "assets"
+    bus, zidane = (np.asarray(Image.open(assets / name).convert("RGB")) for name in ("bus.jpg", "zidane.jpg"))
+    return [bus, zidane, np.ascontiguousarray(bus[200:700, :500]), np.ascontiguousarray(zidane[::2, ::2])]
+
+
+def yolo(name: str) -> torch.nn.Module:
+    """An untrained ultralytics detector whose boxes and scores vary over a photo."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model = DetectionModel(name, verbose=False)
+    model.names[0] = "person"
+    _settle(model)
+    head = model.model[-1]
+    one_to_one = getattr(head, "one2one_cv3", None) or []
+    with torch.no_grad():
+        for branch in head.cv2 if head.reg_max > 1 else []:
+            branch[-1].weight.mul_(4)
+        for branches in (head.cv3, one_to_one):
+            for branch in branches:
+                logits: list[torch.Tensor] = []
+                hook = branch.register_forward_hook(lambda *call, seen=logits: seen.append(call[2]))
+                model(bus_input())
+                hook.remove()
+                person = logits[0][:, 0] - branch[-1].bias[0]
+                branch[-1].weight.mul_(1.2 / person.std())
+                branch[-1].bias.fill_(-12)
+                branch[-1].bias[0] = -4.5 - person.mean() * 1.2 / person.std()
+    return model.eval()
+
+
+def bus_input() -> torch.Tensor:
+    """float32 [1,3,640,480] in 0…1."""
+    import ultralytics
+
+    photo = Image.open(Path(ultralytics.__file__).parent / "assets" / "bus.jpg").convert("RGB").resize((480, 640))
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
+
+
+def _settle(model: torch.nn.Module) -> None:
+    """Give batch norms the statistics of noise, so that signals neither vanish nor explode."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(torch.rand(2, 3, 128, 128))
+    model.eval()
+
+
+@pytest.fixture(scope="session")
+def yolo_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`yolo11n` as ultralytics saves it: a pickled model."""
+    file = tmp_path_factory.mktemp("yolo") / "yolo11n-made.pt"
+    torch.save({"model": yolo("yolo11n.yaml"), "train_args": {}}, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def craft_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EasyOCR's detector as EasyOCR lays it down: a folder with `craft_mlt_25k.pth`, names prefixed by `module.`."""
+    from curation.full.torchvision_ops import make_importable
+
+    make_importable()
+    from easyocr.craft import CRAFT
+
+    torch.manual_seed(1)
+    craft = CRAFT()
+    _settle(craft)
+    with torch.no_grad():
+        last = craft.conv_cls[-1]
+        maps = craft(bus_input() * 4 - 2)[0]
+        scale = 0.22 / maps.std((0, 1, 2))
+        last.weight.mul_(scale[:, None, None, None])
+        last.bias.copy_(0.3 - (maps.mean((0, 1, 2)) - last.bias) * scale)
+    folder = tmp_path_factory.mktemp("easyocr")
+    torch.save({f"module.{name}": value for name, value in craft.state_dict().items()}, folder / "craft_mlt_25k.pth")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small open_clip model in the layout of the Hugging Face hub."""
+    from curation.full.torchvision_ops import make_importable
+
+    make_importable()
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    }
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 64}}))
+    torch.manual_seed(2)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    with torch.no_grad():
+        model.logit_scale.fill_(float(np.log(100)))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder

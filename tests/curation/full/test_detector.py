@@ -1,0 +1,95 @@
+"""The person detector gives what ultralytics' own `predict` gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from curation.errors import UsageError
+from curation.full.detector import LEAST_SCORE, MOST_BOXES, OVERLAP, Detector
+from curation.full.torchvision_ops import make_importable
+from tests.curation.full.conftest import yolo
+
+Photos = list[NDArray[np.uint8]]
+
+
+def predicted(weights: Path, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+    make_importable()
+    from ultralytics import YOLO
+
+    (result,) = YOLO(weights).predict(
+        photo[..., ::-1], conf=LEAST_SCORE, iou=OVERLAP, max_det=MOST_BOXES, classes=[0], device="cpu", verbose=False
+    )
+    return torch.cat([result.boxes.xyxy, result.boxes.conf[:, None]], 1).numpy()
+
+
+def test_boxes_are_those_of_predict(yolo_pt: Path, photos: Photos) -> None:
+    for found, photo in zip(Detector(yolo_pt, precision="fp32").people(photos), photos, strict=True):
+        wanted = predicted(yolo_pt, photo)
+        assert len(found) == len(wanted) > 5
+        assert np.abs(found[:, :4] - wanted[:, :4]).max() < 1
+        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
+
+
+@pytest.mark.slow
+def test_an_end_to_end_head_too(tmp_path: Path, photos: Photos) -> None:
+    file = tmp_path / "yolo26n-made.pt"
+    torch.save({"model": yolo("yolo26n.yaml"), "train_args": {}}, file)
+    for found, photo in zip(Detector(file, precision="fp32").people(photos), photos, strict=True):
+        wanted = predicted(file, photo)
+        assert len(found) == len(wanted) > 5
+        assert np.abs(found - wanted).max(0)[:4].max() < 1
+        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
+
+
+def test_answers_do_not_depend_on_the_company(yolo_pt: Path, photos: Photos) -> None:
+    detector = Detector(yolo_pt)
+    together = detector.people(photos)
+    alone = [detector.people([photo])[0] for photo in photos]
+    assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def test_plain_tensors_with_a_yaml(yolo_pt: Path, photos: Photos, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = yolo("yolo11n.yaml")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "yolo11n.safetensors")
+    (tmp_path / "yolo11n.yaml").write_text(_yaml_of("yolo11n.yaml"))
+    (found,) = Detector(tmp_path / "yolo11n.safetensors", precision="fp32").people(photos[:1])
+    (wanted,) = Detector(yolo_pt, precision="fp32").people(photos[:1])
+    assert np.allclose(found, wanted, atol=1e-3)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, photos: Photos) -> None:
+    touched = tmp_path / "touched"
+    torch.save({"model": _Touch(touched)}, tmp_path / "evil.pt")
+    with pytest.raises(UsageError, match=r"evil.pt is no ultralytics model that can be loaded safely"):
+        Detector(tmp_path / "evil.pt").people(photos[:1])
+    assert not touched.exists()
+
+
+def test_a_model_without_persons_is_refused(tmp_path: Path, photos: Photos) -> None:
+    model = yolo("yolo11n.yaml")
+    model.names = dict.fromkeys(range(80), "cat")
+    torch.save({"model": model, "train_args": {}}, tmp_path / "cats.pt")
+    with pytest.raises(UsageError, match="knows no class 'person'"):
+        Detector(tmp_path / "cats.pt").people(photos[:1])
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+def _yaml_of(name: str) -> str:
+    import yaml
+    from ultralytics.nn.tasks import yaml_model_load
+
+    return yaml.safe_dump(
+        {k: v for k, v in yaml_model_load(name).items() if k != "yaml_file"} | {"names": {0: "person"}}
+    )

@@ -1,0 +1,96 @@
+"""The profile `full` end to end, with weights made here."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from curation.errors import UsageError
+from curation.recipe import Recipe, from_dict
+from curation.run import Workplace, curate
+
+
+@pytest.fixture
+def recipe(yolo_pt: Path, craft_pth: Path, clip_folder: Path) -> Recipe:
+    return from_dict(
+        {
+            "name": "made",
+            "profile": "full",
+            "scorers": ["people", "text", "watermark", "style", "concepts", "quality"],
+            "weights": {"people": str(yolo_pt), "text": str(craft_pth), "clip": str(clip_folder)},
+            "concepts": {"dog": {"yes": ["a photo of a dog"], "no": ["a photo of a cat", "a photo of a bus"]}},
+            "rules": {"size": "min(width, height) >= 100", "dog": "pdog >= 0"},
+        },
+        "made",
+    )
+
+
+def test_a_run_fills_every_column(recipe: Recipe, photos: list[NDArray[np.uint8]], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(folder / f"{number}.jpg", quality=95)
+    counts = curate(str(folder), str(tmp_path / "out"), recipe, place=Workplace(0))
+    assert counts.kept == len(photos)
+    table = pd.read_parquet(tmp_path / "out" / "manifest")
+    assert (table["person_boxes"].map(len) > 0).all()
+    for column in ("text_area", "pwatermark", "partistic", "punnatural", "pdog"):
+        assert table[column].between(0, 1).all(), column
+    models = dict(table["models"][0])
+    assert models["people"].startswith("yolo11n-made@")
+    assert models["text"].startswith("craft_mlt_25k@")
+    assert "+watermark:" in models["watermark"]
+
+
+def test_a_classifier_answers_instead_of_words(recipe: Recipe, tmp_path: Path, photos: list[NDArray[np.uint8]]) -> None:
+    from curation.full.torchvision_ops import make_importable
+
+    make_importable()
+    import timm
+    from safetensors.torch import save_file
+
+    from curation.full.classifier import TrainedAnswer
+    from curation.full.concepts import Classifier
+
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=2).eval()
+    save_file(net.state_dict(), tmp_path / "marks.safetensors")
+    answers = [
+        TrainedAnswer(
+            Classifier(model="resnet10t", weights=str(tmp_path / "marks.safetensors"), yes=yes, size=64),
+            precision="fp32",
+        ).answer(photos)
+        for yes in (0, 1)
+    ]
+    assert np.allclose(answers[0] + answers[1], 1, atol=1e-4)
+
+
+def test_without_weights_and_network_the_run_says_so(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curation.scorers import make_scorers
+
+    monkeypatch.setenv("SAPIENS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    bare = from_dict({**recipe.model_dump(), "weights": {}}, "bare")
+    with pytest.raises(UsageError, match=r"yolo11n.pt is not on this machine and cannot be downloaded"):
+        make_scorers(bare, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"profile": "builtin"}, "`weights` is for `profile: full`"),
+        ({"weights": {"face": "x"}}, "'face' is no network; there are people, text, clip"),
+        ({"classifiers": {"cat": {"model": "m", "weights": "w", "yes": 0}}}, "'cat' is no concept"),
+        ({"concepts": {"hash": {"yes": ["a"], "no": ["b"]}}}, "'hash' cannot be a column phash"),
+        ({"concepts": {}}, "have both or neither"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(recipe: Recipe, change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        from_dict({**recipe.model_dump(), **change}, "made")
