@@ -36,13 +36,17 @@ class Head:
 
     def __call__(self, features: Floats) -> Floats:
         """[B,F] → probabilities [B,answers]."""
-        logits = self.logits(features)
-        return 1 / (1 + np.exp(-(logits * self.slope + self.offset)))
+        return 1 / (1 + np.exp(-self.calibrated(features)))
+
+    def calibrated(self, features: Floats) -> Floats:
+        """[B,F] → logits [B,answers] of the probabilities."""
+        return self.logits(features) * self.slope + self.offset
 
     def logits(self, features: Floats) -> Floats:
-        """[B,F] → uncalibrated logits [B,answers]."""
+        """[B,F] → uncalibrated logits [B,answers]; row by row, for BLAS adds in another order for another batch."""
         x = np.clip((features - self.mean) * self.scale, -8, 8)
-        return np.maximum(x @ self.hidden + self.hidden_bias, 0) @ self.out + self.out_bias
+        rows = [np.maximum(row @ self.hidden + self.hidden_bias, 0) @ self.out + self.out_bias for row in x]
+        return np.stack(rows).astype(np.float32)
 
 
 def load_head(path: Path) -> Head:

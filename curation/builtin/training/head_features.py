@@ -10,14 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.builtin import Builtin
-from curation.builtin.training.collection import Picture, read_collection
-from curation.builtin.training.layouts import KINDS, composed
-from curation.builtin.training.variants import UNKNOWN, Image, Variant, Variants, natural_truth
+from curation.builtin.training.held_out import held_out_pictures
+from curation.builtin.training.variants import Variant, Variants
 
 CHUNK = 500
-PHOTO_SOURCES = ("people-coco", "people-voc", "people-video", "parts-fashion", "plain", "pose-sport")
-MARK_SOURCES = ("watermark", "people-coco", "people-voc", "plain")
-HELD_OUT_LAYOUTS = 200
 
 
 def features_of(builtin: Builtin, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:
@@ -47,26 +43,6 @@ def variant_features(
         with np.load(path) as saved:
             chunks.append((saved["features"], saved["truth"]))
     return np.concatenate([c[0] for c in chunks]), np.concatenate([c[1] for c in chunks])
-
-
-def held_out_pictures(data: Path) -> list[tuple[Picture | str, Image, tuple[int, int, int, int]]]:
-    """Held-out pictures with their truths, and layouts made of held-out photos: (picture or layout kind, pixels, truths)."""
-    pictures = [p for p in read_collection(data, "dev") if p.source not in ("depth-kitchen", "people-4k", "text")]
-    out: list[tuple[Picture | str, Image, tuple[int, int, int, int]]] = []
-    for picture in pictures:
-        _, art, generated = natural_truth(picture)
-        mark = int(picture.label.get("watermarked", 0)) if picture.source in MARK_SOURCES else UNKNOWN
-        layout = 0 if picture.source in PHOTO_SOURCES else UNKNOWN
-        if picture.source == "watermark":
-            art, generated = UNKNOWN, UNKNOWN
-        out.append((picture, picture.rgb(), (mark, art, generated, layout)))
-    photos = [p for p in pictures if p.source in PHOTO_SOURCES]
-    rng = np.random.default_rng(7)
-    for i in range(HELD_OUT_LAYOUTS):
-        kind = KINDS[i % len(KINDS)]
-        images = [photos[int(j)].rgb() for j in rng.integers(len(photos), size=9)]
-        out.append((kind, composed(kind, images, rng), (UNKNOWN, UNKNOWN, UNKNOWN, 1)))
-    return out
 
 
 def held_out_features(data: Path, path: Path, builtin: Builtin) -> tuple[NDArray[np.float16], NDArray[np.int8]]:

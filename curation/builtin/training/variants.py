@@ -32,10 +32,12 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """uint8 `image` [H,W,3] and 1, 0 or UNKNOWN for each of `TRUTHS`."""
+    """uint8 `image` [H,W,3] and 1, 0 or UNKNOWN for each of `TRUTHS`; of a marked one, the picture before and after marking."""
 
     image: Image
     truth: tuple[int, int, int, int]
+    clean: Image | None = None
+    marked: Image | None = None
 
 
 class Variants:
@@ -61,9 +63,11 @@ class Variants:
             mark = UNKNOWN if mark else mark
         elif picture.source == "meme-template":
             layout = UNKNOWN
-        image = resize(recolour_gently(image, rng), int(rng.integers(300, 640)))
+        # Never enlarged: a sharp mark on a soft picture would teach that sharpness is the mark.
+        image = resize(recolour_gently(image, rng), int(max(image.shape[:2]) * rng.uniform(0.7, 1.0)))
         if rng.random() < 0.45:
-            image, mark = watermarked(image, rng), 1
+            marked = watermarked(image, rng)
+            return Variant(weather(marked, rng), (1, art, generated, layout), image, marked)
         return Variant(weather(image, rng), (mark, art, generated, layout))
 
     def _any(self, source: str | None, rng: np.random.Generator) -> Picture:

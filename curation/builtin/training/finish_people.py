@@ -1,0 +1,130 @@
+"""Calibrate the person detector: python -m curation.builtin.training.finish_people DATA --work FOLDER
+
+A box says little about the rest of the picture. A head on nudenet's pooled features learns from `train/` whether anybody is in
+the picture at all; on `dev/` three numbers are then fitted so that a box's score is the chance that it is a person:
+    logit(score) = a · detector's logit + b · head's logit + c.
+`a` goes into the detector's last layer, `b` and `c` into the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from curation.builtin import Builtin
+from curation.builtin.boxes import keep_best, letterbox
+from curation.builtin.detector import PeopleDetector
+from curation.builtin.heads import Head
+from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP
+from curation.builtin.training.calibrate import fit_line
+from curation.builtin.training.collection import Picture, read_collection
+from curation.builtin.training.fit_head import fit, save
+from curation.builtin.training.metrics import auc, average_precision, top_scores
+from curation.builtin.training.people_labels import overlap, people_in
+from curation.builtin.training.variants import UNKNOWN, recolour_gently
+from curation.engines import Engine, Pixels, compile_torch
+
+SEED = 3
+Floats = NDArray[np.float32]
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    builtin = Builtin(args.threads)
+    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
+    net = PeopleDetector()
+    net.load_state_dict({k: v.float() for k, v in load_file(args.work / "people.safetensors").items()})
+    pictures = read_collection(args.data, "dev", {"people-coco", "people-voc"})
+    engine = compile_torch(net, (PEOPLE_SIZE, PEOPLE_SIZE), Pixels(), args.threads)
+    found = [_raw_boxes(engine, p.rgb()) for p in pictures]
+    presence = head.logits(np.stack([_features(builtin, p.rgb()) for p in pictures]))[:, 0]
+    hits = [matched(rows, p.persons) for rows, p in zip(found, pictures, strict=True)]
+    known = np.concatenate(
+        [np.stack([rows[:, 4], np.full(len(rows), s)], 1) for rows, s in zip(found, presence, strict=True)]
+    )
+    (a, b), c = fit_line(known, np.concatenate(hits))
+    print(f"logit = {a:.3f} · detector {b:+.3f} · presence {c:+.3f}")
+    for rows, s in zip(found, presence, strict=True):
+        rows[:, 4] = 1 / (1 + np.exp(-(a * rows[:, 4] + b * s + c)))
+    _report(pictures, found)
+    with torch.no_grad():
+        for branch in net.person:
+            last = branch[2]
+            last.weight.mul_(a)
+            last.bias.mul_(a)
+    out = args.work / "finished"
+    out.mkdir(exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, out / "people.safetensors")
+    lines = {"slope": np.float32([b]), "offset": np.float32([c])}
+    save(Head(**{**vars(head), **lines}), out / "presence.safetensors")
+
+
+def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDArray[np.int8]]:
+    """Features [n,2688] and "somebody is there" [n,1] of all pictures in `train/`, each as it is and mirrored, recoloured."""
+    if not path.exists():
+        rng = np.random.default_rng(SEED)
+        features, truths = [], []
+        for picture in read_collection(data, "train"):
+            image = picture.rgb()
+            changed = recolour_gently(np.ascontiguousarray(image[:, ::-1]), rng)
+            features += [_features(builtin, image), _features(builtin, changed)]
+            truths += [_anybody(picture)] * 2
+        np.savez(path, features=np.stack(features).astype(np.float16), truths=np.array(truths, np.int8))
+    with np.load(path) as saved:
+        return saved["features"].astype(np.float32), saved["truths"][:, None]
+
+
+def _features(builtin: Builtin, image: NDArray[np.uint8]) -> Floats:
+    return builtin.features([image], {"safety"}).of("body_pooled")[0]
+
+
+def _anybody(picture: Picture) -> int:
+    """1 or 0 where it is certain: a box or a mask; no box although all are boxed, or not even a guess of the teacher's."""
+    if len(people_in(picture).boxes) or picture.label.get("persons_at_least"):
+        return 1
+    return 0 if picture.complete or not len(picture.teacher) else UNKNOWN
+
+
+def _raw_boxes(engine: Engine, image: NDArray[np.uint8]) -> Floats:
+    """[n,5] boxes after suppression, in pixels of the picture, with the detector's logit in place of the score."""
+    square, scale = letterbox(image, PEOPLE_SIZE)
+    boxes, logits = engine(square[None])
+    rows = keep_best(boxes[0] / scale, 1 / (1 + np.exp(-logits[0])), 0.01, PERSON_OVERLAP)
+    rows[:, 4] = np.log(rows[:, 4] / (1 - rows[:, 4]))
+    return rows
+
+
+def matched(rows: Floats, people: Floats) -> NDArray[np.bool_]:
+    """Which boxes, best first, are the first to cover a person with an IoU of at least 0.5."""
+    iou, free, hits = overlap(rows[:, :4], people), np.ones(len(people), bool), np.zeros(len(rows), bool)
+    for i in range(len(rows)):
+        fit_here = np.where(free, iou[i], 0.0)
+        if len(people) and fit_here.max() >= 0.5:
+            free[fit_here.argmax()], hits[i] = False, True
+    return hits
+
+
+def _report(pictures: list[Picture], found: list[Floats]) -> None:
+    for source in sorted({p.source for p in pictures}):
+        chosen = [i for i, p in enumerate(pictures) if p.source == source]
+        boxes, truth = [found[i] for i in chosen], [pictures[i].persons for i in chosen]
+        there = [len(t) > 0 for t in truth]
+        print(f"{source}: AP50 {average_precision(boxes, truth):.3f}, AUC {auc(top_scores(boxes), there):.3f}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
+    parser.add_argument("--work", type=Path, required=True, help="the folder that train_people wrote its weights to")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The person detector: its start, its boxes, its loss."""
+
+import numpy as np
+import torch
+
+from curation.builtin.detector import BINS, PeopleDetector, cells, to_boxes
+from curation.builtin.training.people_loss import assign, complete_iou, people_loss, plain_iou
+from curation.builtin.training.start import start_from_nudenet
+from curation.builtin.wheels import nudenet_file
+from curation.engines import compile_onnx
+
+
+def test_the_start_answers_as_the_wheels_network_does() -> None:
+    net = PeopleDetector().eval()
+    start_from_nudenet(net)
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    (theirs,) = compile_onnx(nudenet_file(), (64, 96), precision="fp32")(x.numpy())
+    with torch.no_grad():
+        boxes, _ = net(x)
+    centre_and_size = torch.cat([(boxes[0, :, :2] + boxes[0, :, 2:]) / 2, boxes[0, :, 2:] - boxes[0, :, :2]], 1)
+    np.testing.assert_allclose(centre_and_size.numpy(), theirs[0, :4].T, atol=1e-2)
+
+
+def test_a_sure_distribution_gives_its_distance_in_strides() -> None:
+    centres, strides = cells(64, 64)
+    sides = torch.full((1, len(centres), 4, BINS), -50.0)
+    sides[..., 3] = 50.0
+    boxes = to_boxes(sides, centres, strides)[0]
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], 6 * strides[:, None].expand(-1, 2))
+    torch.testing.assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, centres)
+
+
+def test_every_person_gets_cells_inside_it_and_none_is_shared() -> None:
+    centres, strides = cells(128, 128)
+    truth = torch.tensor([[10.0, 10, 60, 110], [50, 20, 100, 120]])
+    around = torch.cat([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1)
+    quality, owner = assign(around, torch.full((len(centres),), 0.1), centres, truth)
+    for person in range(2):
+        mine = (quality > 0) & (owner == person)
+        assert 0 < mine.sum() <= 10
+        x, y = centres[mine].T
+        x0, y0, x1, y1 = truth[person]
+        assert bool(((x > x0) & (x < x1) & (y > y0) & (y < y1)).all())
+
+
+def test_ious_of_known_boxes() -> None:
+    a, b = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 5, 10, 15]])
+    torch.testing.assert_close(plain_iou(a, b), torch.tensor([1 / 3]))
+    torch.testing.assert_close(complete_iou(a, a), torch.tensor([1.0]))
+    assert complete_iou(a, b)[0] < plain_iou(a, b)[0]
+
+
+def test_nobody_is_learnt_where_it_is_unsure() -> None:
+    centres, strides = cells(64, 64)
+    sides = torch.zeros(1, len(centres), 4, BINS, requires_grad=True)
+    logits = torch.zeros(1, len(centres), requires_grad=True)
+    none = torch.zeros(0, 4)
+    unsure = torch.tensor([[0.0, 0, 32, 64]])
+    loss, _ = people_loss(sides, logits, centres, strides, [(none, torch.zeros(0), unsure)])
+    loss.backward()
+    left = centres[:, 0] < 32
+    assert (logits.grad[0, left] == 0).all()
+    assert (logits.grad[0, ~left] > 0).all()
+
+
+def test_a_few_steps_find_the_person_they_are_shown() -> None:
+    torch.manual_seed(0)
+    net = PeopleDetector()
+    start_from_nudenet(net)
+    image = torch.zeros(1, 3, 96, 96)
+    image[:, :, 16:80, 30:62] = 1.0
+    person = (torch.tensor([[30.0, 16, 62, 80]]), torch.ones(1), torch.zeros(0, 4))
+    centres, strides = cells(96, 96)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    for _ in range(25):
+        loss, _ = people_loss(*net.raw(image), centres, strides, [person])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        boxes, logits = net(image)
+    best = boxes[0, logits[0].argmax()]
+    assert plain_iou(best, person[0][0]) > 0.6
+    assert logits.max().sigmoid() > 0.3

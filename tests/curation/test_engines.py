@@ -1,0 +1,94 @@
+"""The engine seam against eager torch, on a small network and on the wheels' files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from curation.builtin.wheels import nudenet_file
+from curation.engines import Pixels, cache_folder, compile_onnx, compile_torch, eager, weights_identity
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = nn.Conv2d(3, 8, 3, 2, 1)
+        self.b = nn.Conv2d(8, 4, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.relu(self.a(x))
+        return self.b(y), y.mean((2, 3))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path))
+
+
+def pictures(n: int, height: int = 32, width: int = 48) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_fp32_engine_equals_eager_torch_with_pixels_folded_in(bgr: bool) -> None:
+    pixels = Pixels((10.0, 20.0, 30.0), (50.0, 60.0, 70.0), bgr)
+    batch = pictures(3)
+    ours = compile_torch(Small(), (32, 48), pixels, precision="fp32")(batch)
+    reference = eager(Small(), pixels)(batch)
+    assert [a.shape for a in ours] == [a.shape for a in reference]
+    for a, b in zip(ours, reference, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_engines_own_precision_stays_close_to_eager() -> None:
+    batch = pictures(2)
+    ours, reference = compile_torch(Small(), (32, 48), Pixels())(batch)[0], eager(Small(), Pixels())(batch)[0]
+    assert np.abs(ours - reference).max() < 0.02 * max(1.0, np.abs(reference).max())
+
+
+def test_answers_do_not_depend_on_the_batch_or_the_threads() -> None:
+    batch = pictures(5)
+    one = compile_torch(Small(), (32, 48), Pixels(), threads=1)
+    two = compile_torch(Small(), (32, 48), Pixels(), threads=2)
+    alone = np.concatenate([one(batch[i : i + 1])[0] for i in range(5)])
+    np.testing.assert_array_equal(alone, one(batch)[0])
+    np.testing.assert_array_equal(alone, two(batch)[0])
+
+
+def test_onnx_outputs_come_first_and_the_named_ones_after() -> None:
+    engine = compile_onnx(nudenet_file(), (64, 96), ("/model.9/cv2/act/Mul_output_0",), Pixels())
+    boxes, features = engine(pictures(2, 64, 96))
+    assert boxes.shape == (2, 22, 8 * 12 + 4 * 6 + 2 * 3)
+    assert features.shape == (2, 256, 2, 3)
+
+
+def test_a_second_compilation_finds_the_first_in_the_cache() -> None:
+    before = compile_torch(Small(), (32, 48), Pixels())
+    blobs = sorted((cache_folder() / "openvino").glob("*.blob"))
+    after = compile_torch(Small(), (32, 48), Pixels())
+    assert blobs
+    assert sorted((cache_folder() / "openvino").glob("*.blob")) == blobs
+    np.testing.assert_array_equal(before(pictures(1))[0], after(pictures(1))[0])
+
+
+def test_a_damaged_cache_entry_is_no_obstacle() -> None:
+    good = compile_torch(Small(), (32, 48), Pixels())(pictures(1))[0]
+    for blob in (cache_folder() / "openvino").glob("*.blob"):
+        blob.chmod(0o600)
+        blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    np.testing.assert_array_equal(compile_torch(Small(), (32, 48), Pixels())(pictures(1))[0], good)
+
+
+def test_identity_follows_bytes_and_version(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    first = weights_identity("people", file)
+    assert first.startswith("people@")
+    assert len(first) == len("people@") + 12
+    assert weights_identity("people", file, version=2) != first
+    file.write_bytes(b"two")
+    assert weights_identity("people", file) != first
