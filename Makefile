@@ -1,4 +1,4 @@
-# make demo: install and curate real photos. make test: install what tests need and run them. make check: lint and types.
+# make demo: install, curate real photos and pretrain a tiny model on them. make test: install what tests need and run them. make check: lint and types.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,10 @@ $(VENV)/test-installed: $(VENV)/installed
 demo: $(VENV)/installed
 	rm -rf demo-out
 	$(BIN)/sapiens-curate demo demo-out
+	$(BIN)/sapiens-train pretrain demo-out/curated --run demo-out/run --model tiny \
+		--batch 4 --micro-batch 4 --images 1200 --base-lr 0.03 --warmup 0.1 --workers 1 --max-minutes 1
+	$(BIN)/sapiens-train reconstruct demo-out/run demo-out/photos/1-people demo-out/photos/2-others \
+		--out demo-out/reconstructions --side 128
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m 'not slow'

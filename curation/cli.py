@@ -43,6 +43,12 @@ OtherRecipe = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change one key of the recipe, e.g. people.min_score=0.8.")
 ]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="builtin (in this package) or full (ultralytics, EasyOCR, open_clip).")
+]
+Weights = Annotated[
+    list[str] | None, typer.Option("--weights", help="people=…, text=… or clip=…: a file or name, for --profile full.")
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Local processes; one per core by default, 0 works in this one.")
 ]
@@ -55,6 +61,8 @@ def run(
     out: Out,
     recipe: RecipeName = "humans300m",
     settings: Settings = None,
+    profile: Profile = None,
+    weights: Weights = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
 ) -> None:
@@ -62,7 +70,8 @@ def run(
     from curation.run import Workplace, curate
 
     with _resumable(f"sapiens-curate run {source} {out}"):
-        curate(source, out, load_recipe(recipe, settings), place=Workplace(workers, scheduler), console=console)
+        chosen = load_recipe(recipe, [*(settings or []), *_networks(profile, weights)])
+        curate(source, out, chosen, place=Workplace(workers, scheduler), console=console)
     _finish(out)
 
 
@@ -198,14 +207,96 @@ def inspect(
 
 
 @app.command()
-def models(
-    recipe: RecipeName = "humans300m",
-    settings: Settings = None,
+def calibrate(
+    question: Annotated[str, typer.Argument(help="people, watermark, text, art, unnatural, safety or a concept.")],
+    labels: Annotated[Path, typer.Argument(help="A CSV with the columns label (1 yes, 0 no) and uid or uri.")],
+    out: Out,
+    precision: Annotated[float | None, typer.Option(min=0, max=1, help="Find the line with this precision.")] = None,
+    recall: Annotated[float | None, typer.Option(min=0, max=1, help="Find the line with this recall.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw both over the threshold as .png, .svg or .pdf.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write the run's recipe with the line found to this file.")] = None,
 ) -> None:
-    """The networks a recipe uses: name, hash, size, licence and where they come from."""
-    from curation.models import models_text
+    """Precision and recall of a score over its thresholds, from labels made by hand."""
+    from curation.calibrate import calibrate as measure
+    from curation.calibrate import with_threshold
+    from curation.recipe import to_yaml
 
-    console.print(models_text(load_recipe(recipe, settings)), markup=False)
+    if (precision is not None) + (recall is not None) != 1 and (write or precision is not None):
+        raise UsageError("give one of --precision and --recall to find a line")
+    found = measure(question, labels, out)
+    console.print(found.table(), markup=False)
+    if plot:
+        found.save_plot(plot)
+        console.print(f"plot: {plot}")
+    if precision is None and recall is None:
+        return
+    point = found.at_precision(precision) if precision is not None else found.at_recall(recall or 0.0)
+    console.print(
+        f"threshold {point.threshold:.4g}: precision {point.precision}, recall {point.recall}", markup=False
+    )
+    if write:
+        write.write_text(to_yaml(with_threshold(load_record(Store(out)).recipe, found.question, point.threshold)))
+        console.print(f"recipe: {write}; see what it changes with: sapiens-curate decide {out} --recipe {write} --dry-run")
+
+
+@app.command()
+def label(
+    out: Out,
+    question: Annotated[str, typer.Argument(help="people, watermark, text, art, unnatural, safety or a concept.")],
+    labels: Annotated[Path, typer.Option(help="The CSV the answers go to; what it holds is not asked again.")] = Path(
+        "labels.csv"
+    ),
+    number: Annotated[int, typer.Option(min=1, help="How many images, those nearest to the line first.")] = 200,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
+) -> None:
+    """Tag borderline images by keyboard on a page that only this machine can open."""
+    from curation.labelling.serve import make_server, start_session
+
+    session = start_session(out, question, labels, number)
+    if not session.rows:
+        console.print(f"nothing left to label: {labels} holds an answer for every image")
+        return
+    with make_server(session, port) as server:
+        console.print(f"{len(session.rows)} images at http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            console.print(f"\nlabels: {labels}; next: sapiens-curate calibrate {question} {labels} {out}")
+
+
+models = typer.Typer(no_args_is_help=True, help="The networks: which there are, fetch them ahead, check them.")
+app.add_typer(models, name="models")
+
+
+@models.command("list")
+def list_models(recipe: RecipeName = "humans300m", settings: Settings = None) -> None:
+    """Name, source, size, licence, sha256 and place of every network."""
+    from curation.models import builtin_text, catalogue_text
+
+    console.print(builtin_text(load_recipe(recipe, settings)), markup=False)
+    console.print(catalogue_text(), markup=False)
+
+
+@models.command("fetch")
+def fetch_models(
+    names: Annotated[list[str] | None, typer.Argument(help="As listed; by default what `profile: full` uses.")] = None,
+) -> None:
+    """Download weights ahead and check them. $SAPIENS_WEIGHTS names the folder, which may be copied elsewhere."""
+    from curation.models import fetch_all
+
+    for line in fetch_all(names or []):
+        console.print(line, markup=False)
+
+
+@models.command("verify")
+def verify_models() -> None:
+    """Check every fetched file against its sha256. Exit code 1 where one differs."""
+    from curation.models import verify_all
+
+    lines, whole = verify_all()
+    for line in lines:
+        console.print(line, markup=False)
+    raise typer.Exit(DONE if whole else UNHAPPY)
 
 
 @app.command()
@@ -218,7 +309,7 @@ def demo(
 
     photos = make_photos(out / "photos")
     curated = str(out / "curated")
-    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150"])
+    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.5"])
     curate(str(photos), curated, recipe, place=Workplace(workers), console=console)
     _finish(curated)
 
@@ -258,6 +349,11 @@ def _resumable(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"\nstopped; what is committed stays. Go on with: {command}", markup=False)
         raise typer.Exit(RESUMABLE) from None
+
+
+def _networks(profile: str | None, weights: list[str] | None) -> list[str]:
+    """`--profile` and `--weights` as settings of the recipe."""
+    return [f"profile={profile}"] * (profile is not None) + [f"weights.{item}" for item in weights or []]
 
 
 def _with_recipe(stage: "Stages", recipe: str | None, settings: list[str] | None) -> Record:

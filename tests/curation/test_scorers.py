@@ -104,7 +104,7 @@ def test_a_scorer_that_fails_on_one_image_fails_that_image(
 def test_the_demo_photos_with_the_built_in_networks(tmp_path: Path) -> None:
     """Every file is accounted for, what was made bad is not kept, and a photo of a person is."""
     photos = make_photos(tmp_path / "photos")
-    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150"])
+    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.5"])
     counts = curate(str(photos), str(tmp_path / "out"), recipe, place=Workplace(0))
     manifest = pd.read_parquet(tmp_path / "out" / "manifest")
     name = manifest.uri.str.rsplit("/", n=1).str[-1]
