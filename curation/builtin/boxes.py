@@ -36,6 +36,6 @@ def keep_best(
     order = np.argsort(-scores, kind="stable")[: limit * 10]
     boxes, scores = boxes[order], scores[order]
     corner = np.ascontiguousarray(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1), np.float64)
-    kept = cv2.dnn.NMSBoxes(corner, scores.astype(np.float64), least_score, most_overlap) if len(boxes) else []
+    kept = cv2.dnn.NMSBoxes(corner.tolist(), scores.tolist(), least_score, most_overlap) if len(boxes) else []
     chosen = np.asarray(kept, np.int64).reshape(-1)[:limit]
     return np.concatenate([boxes[chosen], scores[chosen, None]], 1).astype(np.float32)

@@ -1,7 +1,8 @@
 """The person detector: a YOLOv8n-shaped network without batch normalisation, one class, anchor free.
 
-The layout (C2f blocks, SPPF, a path-aggregation neck at strides 8, 16 and 32, a head that predicts each side's distance as a
-distribution over 16 bins) is that of YOLOv8 (Ultralytics, 2023), so that the network in the `nudenet` wheel can be its start.
+The layout (C2f blocks, SPPF, a path-aggregation neck at strides 8, 16 and 32, a head that predicts each side's
+distance as a distribution over 16 bins) is that of YOLOv8 (Ultralytics, 2023), so that the network in the `nudenet`
+wheel can be its start.
 Normalisation is folded into the convolutions there, and stays folded: training runs on the plain convolutions.
 """
 
@@ -79,8 +80,8 @@ def _branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class PeopleDetector(nn.Module):
     """float32 [B,3,H,W] in 0…1 (H, W multiples of 32) → (boxes, logits).
 
-    boxes float32 [B,N,4] are x0,y0,x1,y1 in pixels of the input, logits float32 [B,N] are before the sigmoid, and N counts the
-    cells of the three strides, rows first.
+    boxes float32 [B,N,4] are x0,y0,x1,y1 in pixels of the input, logits float32 [B,N] are before the sigmoid, and N
+    counts the cells of the three strides, rows first.
     """
 
     def __init__(self) -> None:
@@ -150,7 +151,7 @@ def cells(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def to_boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Side logits [B,N,4,16] → boxes [B,N,4]: each side lies at the mean of its distribution, in strides from the centre."""
+    """Side logits [B,N,4,16] → boxes [B,N,4]: a side lies at its distribution's mean, in strides from the centre."""
     bins = torch.arange(BINS, dtype=torch.float32, device=sides.device)
     distance = (sides.float().softmax(-1) * bins).sum(-1) * strides[:, None]
     return torch.cat([centres - distance[..., :2], centres + distance[..., 2:]], -1)

@@ -1,4 +1,4 @@
-"""Our heads on the wheels' networks: pooled features in, one calibrated probability out. A few hundred kB, run in numpy."""
+"""Our heads on the wheels' networks: pooled features in, calibrated probabilities out; run in numpy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Head:
 
     def __call__(self, features: Floats) -> Floats:
         """[B,F] → probabilities [B,answers]."""
-        return 1 / (1 + np.exp(-self.calibrated(features)))
+        return np.asarray(1 / (1 + np.exp(-self.calibrated(features))), np.float32)
 
     def calibrated(self, features: Floats) -> Floats:
         """[B,F] → logits [B,answers] of the probabilities."""

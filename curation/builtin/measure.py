@@ -126,8 +126,8 @@ def filter_table(seen: list[Seen]) -> str:
     rows = [s for s in seen if s.source in PEOPLE_SOURCES]
     truth = np.array([_large(_picture(s).persons, s.shape) for s in rows])
     lines = [
-        f"**The filter**, people-coco and people-voc together ({truth.sum()} of {len(rows)} photos have a person whose box's "
-        "short side exceeds a quarter of the photo's)",
+        f"**The filter**, people-coco and people-voc together ({truth.sum()} of {len(rows)} photos have a person whose "
+        "box's short side exceeds a quarter of the photo's)",
         "",
         "| score > | kept | precision | recall | teacher's precision | recall |",
         "|---|---|---|---|---|---|",

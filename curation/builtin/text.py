@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ def text_boxes(chance: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(rows, np.float32).reshape(-1, 9)
 
 
-def _box(chance: NDArray[np.float32], contour: NDArray[np.generic]) -> NDArray[np.float32] | None:
+def _box(chance: NDArray[np.float32], contour: NDArray[Any]) -> NDArray[np.float32] | None:
     centre, (width, height), angle = cv2.minAreaRect(contour)
     if min(width, height) < THINNEST:
         return None
@@ -36,7 +38,7 @@ def _box(chance: NDArray[np.float32], contour: NDArray[np.generic]) -> NDArray[n
     return np.append(corners.reshape(-1), mean).astype(np.float32)
 
 
-def _mean_inside(chance: NDArray[np.float32], corners: NDArray[np.float32]) -> float:
+def _mean_inside(chance: NDArray[np.float32], corners: NDArray[Any]) -> float:
     (x0, y0), (x1, y1) = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
     x0, y0 = max(x0, 0), max(y0, 0)
     part = chance[y0 : y1 + 1, x0 : x1 + 1]

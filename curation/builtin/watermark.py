@@ -1,6 +1,7 @@
 """A dense head on PP-OCR's maps: where is a mark laid over the picture, then: is there one at all.
 
-Marks are small or faint; pooling a whole picture drowns them. The head therefore looks at each of 32 x 32 cells and its neighbours.
+Marks are small or faint; pooling a whole picture drowns them. The head therefore looks at each of 32 x 32 cells and its
+neighbours.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ TOP_SHARES = (0.01, 0.05, 0.2)
 
 
 def mark_cells(chance: Floats, maps: Sequence[Floats]) -> Floats:
-    """One picture's text chance [512,512] and maps at strides 8, 16 and 32 → [770,32,32], one column per 16-pixel cell."""
+    """One picture's text chance [512,512] and maps at strides 8, 16, 32 → [770,32,32], a column per 16-pixel cell."""
     fine, middle, coarse = maps
-    quarters = fine.reshape(len(fine), GRID, 2, GRID, 2)
-    blocks = chance.reshape(GRID, 16, GRID, 16)
+    a, b, c, d = (
+        fine[:, y::2, x::2] for y in (0, 1) for x in (0, 1)
+    )  # quicker by far than reducing over a reshaped map
+    highest = chance.reshape(GRID, 16, -1).max(1).reshape(GRID, GRID, 16).max(2)
+    average = chance.reshape(GRID, 16, -1).mean(1).reshape(GRID, GRID, 16).mean(2)
     wide = coarse.repeat(2, 1).repeat(2, 2)
-    text = np.stack([blocks.max((1, 3)), blocks.mean((1, 3))])
-    return np.concatenate([quarters.mean((2, 4)), quarters.max((2, 4)), middle, wide, text])
+    parts = [(a + b + c + d) / 4, np.maximum(np.maximum(a, b), np.maximum(c, d)), middle, wide]
+    return np.concatenate([*parts, highest[None], average[None]])
 
 
 @dataclass(frozen=True)
 class MarkHead:
-    """Per cell: standardise, 1x1 to 64, 3x3 to 64, one logit. Then a small network on the strongest and the mean answers."""
+    """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest answers and the mean."""
 
     mean: Floats  # [770]
     scale: Floats  # [770]

@@ -34,13 +34,13 @@ class Picture:
         bgr = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
             raise ValueError(f"{self.split}/{self.source}/{self.key}: not a readable picture")
-        return bgr[..., ::-1]
+        return np.asarray(bgr[..., ::-1], np.uint8)
 
     def mask(self) -> NDArray[np.uint8] | None:
         """Decoded uint8 [H,W] of class ids or 255 for people; None where the picture has none."""
         if self.mask_png is None:
             return None
-        return cv2.imdecode(np.frombuffer(self.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        return np.asarray(cv2.imdecode(np.frombuffer(self.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
 
     @property
     def persons(self) -> Boxes:
@@ -55,7 +55,7 @@ class Picture:
 
 
 def read_collection(data: Path, split: str, sources: set[str] | None = None) -> list[Picture]:
-    """All pictures of `split` ("train" or "dev") in the order of tar names and members; `sources` selects by tar stem."""
+    """All pictures of `split` ("train" or "dev") in the order of tars and members; `sources` selects by tar stem."""
     teacher = _teacher_boxes(data / "people_teacher.parquet")
     pictures = []
     for tar in sorted((data / split).glob("*.tar")):

@@ -1,7 +1,7 @@
 """Calibrate the person detector: python -m curation.builtin.training.finish_people DATA --work FOLDER
 
-A box says little about the rest of the picture. A head on nudenet's pooled features learns from `train/` whether anybody is in
-the picture at all; on `dev/` three numbers are then fitted so that a box's score is the chance that it is a person:
+A box says little about the rest of the picture. A head on nudenet's pooled features learns from `train/` whether
+anybody is in the picture; on `dev/` three numbers are then fitted so that a box's score is the chance of a person:
     logit(score) = a · detector's logit + b · head's logit + c.
 `a` goes into the detector's last layer, `b` and `c` into the head.
 """
@@ -55,18 +55,18 @@ def main() -> None:
     _report(pictures, found)
     with torch.no_grad():
         for branch in net.person:
-            last = branch[2]
+            last = branch[2]  # type: ignore[index]
             last.weight.mul_(a)
             last.bias.mul_(a)
     out = args.work / "finished"
     out.mkdir(exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, out / "people.safetensors")
-    lines = {"slope": np.float32([b]), "offset": np.float32([c])}
+    lines = {"slope": np.array([b], np.float32), "offset": np.array([c], np.float32)}
     save(Head(**{**vars(head), **lines}), out / "presence.safetensors")
 
 
 def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDArray[np.int8]]:
-    """Features [n,2688] and "somebody is there" [n,1] of all pictures in `train/`, each as it is and mirrored, recoloured."""
+    """Features [n,2688] and "somebody is there" [n,1] of `train/`, each picture as it is and mirrored."""
     if not path.exists():
         rng = np.random.default_rng(SEED)
         features, truths = [], []
@@ -85,7 +85,7 @@ def _features(builtin: Builtin, image: NDArray[np.uint8]) -> Floats:
 
 
 def _anybody(picture: Picture) -> int:
-    """1 or 0 where it is certain: a box or a mask; no box although all are boxed, or not even a guess of the teacher's."""
+    """1: a box or a mask. 0: no box although all are boxed, or not even a guess of the teacher's."""
     if len(people_in(picture).boxes) or picture.label.get("persons_at_least"):
         return 1
     return 0 if picture.complete or not len(picture.teacher) else UNKNOWN

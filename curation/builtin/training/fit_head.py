@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 
 def fit(x: Floats, truth: NDArray[np.int8]) -> Head:
-    """Learn [n,F] features → [n,answers] truths, unknown ones skipped; noise on the features and dropout stand in for more data."""
+    """Learn [n,F] features → [n,answers] truths, unknown ones skipped; noise and dropout stand in for more data."""
     torch.manual_seed(SEED)
     mean, scale = x.mean(0), 1 / (x.std(0) + 1e-3)
     inputs = torch.from_numpy(np.clip((x - mean) * scale, -8, 8))
@@ -41,10 +41,9 @@ def fit(x: Floats, truth: NDArray[np.int8]) -> Head:
         loss.backward()
         optimizer.step()
         schedule.step()
-    first, last = (net[i] for i in (0, 3))
-    arrays = [p.detach().numpy() for p in (first.weight.T, first.bias, last.weight.T, last.bias)]
-    answers = truth.shape[1]
-    return Head(mean, scale, *arrays, np.ones(answers, np.float32), np.zeros(answers, np.float32))
+    first, first_bias, last, last_bias = (p.detach().numpy() for p in net.parameters())
+    ones, zeros = np.ones(truth.shape[1], np.float32), np.zeros(truth.shape[1], np.float32)
+    return Head(mean, scale, first.T, first_bias, last.T, last_bias, ones, zeros)
 
 
 def save(head: Head, path: Path) -> None:

@@ -28,7 +28,7 @@ def features_of(builtin: Builtin, images: Iterable[NDArray[np.uint8]]) -> NDArra
 def variant_features(
     variants: Variants, count: int, folder: Path, builtin: Builtin
 ) -> tuple[NDArray[np.float16], NDArray[np.int8]]:
-    """Features [count,4704] and truths [count,4] of the first `count` variants; finished chunks are read from `folder`."""
+    """Features [count,4704] and truths [count,4] of the first variants; finished chunks are read from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for first in range(0, count, CHUNK):

@@ -16,7 +16,7 @@ LAYOUTS = 200
 
 
 def held_out_pictures(data: Path) -> list[tuple[Picture | str, Image, tuple[int, int, int, int]]]:
-    """Held-out pictures with their truths, and layouts made of held-out photos: (picture or layout kind, pixels, truths)."""
+    """Held-out pictures with their truths, and layouts of them: (picture or layout kind, pixels, truths)."""
     pictures = [p for p in read_collection(data, "dev") if p.source not in ("depth-kitchen", "people-4k", "text")]
     out: list[tuple[Picture | str, Image, tuple[int, int, int, int]]] = []
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""Pictures that are not one photograph: collages, screenshots, memes, posters, framed pictures, composed from single ones."""
+"""Pictures that are not one photograph: collages, screenshots, memes, posters, frames, composed from single ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = ("collage", "screenshot", "poster", "meme", "framed")
 
 
 def composed(kind: str, images: Sequence[Image], rng: np.random.Generator) -> Image:
-    """A layout of `kind` (one of `KINDS`) from uint8 RGB pictures; a collage uses up to nine of them, the others the first."""
+    """A layout of `kind` (one of `KINDS`) from uint8 RGB pictures; a collage uses up to nine, the others the first."""
     return _MAKERS[kind](images, rng)
 
 
@@ -153,8 +153,11 @@ def _framed(images: Sequence[Image], rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     draw = rng.random()
     if draw < 0.3:
-        sides = [int(max(height, width) * rng.uniform(0.06, 0.2)) for _ in range(4)]
-        return np.asarray(cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=_paper(rng).tolist()), np.uint8)
+        top, bottom, left, right = (int(max(height, width) * rng.uniform(0.06, 0.2)) for _ in range(4))
+        paper = _paper(rng).tolist()
+        return np.asarray(
+            cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=paper), np.uint8
+        )
     if draw < 0.65:
         wide = int(height * rng.uniform(1.4, 2.0)) if height > width * 0.8 else width
         tall = height if wide != width else int(width * rng.uniform(1.3, 1.9))

@@ -12,14 +12,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 Mask = NDArray[np.float32]
 
-SYLLABLES = "ba be bo da de di fo fu ga go ka ki ko la li lo ma me mi na ne no pa po ra re ri sa se si ta ti to va vi ya zo".split()
+SYLLABLES = (
+    "ba be bo da de di fo fu ga go ka ki ko la li lo ma me mi na ne no pa po ra re ri sa se si ta ti to va vi ya zo"
+).split()
 WORDS = (
-    "photo image stock studio press picture gallery sample preview proof copy media art design foto bild archive the and of to in "
-    "home sale new love best life day night when you they people world free big live news more how why what this that"
+    "photo image stock studio press picture gallery sample preview proof copy media art design foto bild archive "
+    "the and of to in home sale new love best life day night when you they people world free big live "
+    "news more how why what this that"
 ).split()
 FACES = (
-    "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold DejaVuSerif DejaVuSerif-Bold "
-    "DejaVuSerif-Italic DejaVuSansDisplay DejaVuSerifDisplay STIXGeneral STIXGeneralBol STIXGeneralItalic cmr10 cmss10 cmb10 cmtt10"
+    "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold DejaVuSerif "
+    "DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSansDisplay DejaVuSerifDisplay STIXGeneral STIXGeneralBol "
+    "STIXGeneralItalic cmr10 cmss10 cmb10 cmtt10"
 ).split()
 
 
@@ -74,4 +78,4 @@ def lettered(text: str, face: str, height: int, stroke: int = 0, spacing: int = 
     x0, y0, x1, y1 = (round(v) for v in font.getbbox(text, stroke_width=stroke))
     canvas = Image.new("L", (max(1, x1 - x0), max(1, y1 - y0)))
     ImageDraw.Draw(canvas).text((-x0, -y0), text, fill=255, font=font, stroke_width=stroke)
-    return np.asarray(canvas, np.float32) / 255
+    return np.asarray(np.asarray(canvas, np.float32) / 255, np.float32)

@@ -12,7 +12,7 @@ Image = NDArray[np.uint8]
 
 
 def watermarked(image: Image, rng: np.random.Generator) -> Image:
-    """uint8 [H,W,3] with one kind of mark on it: a single one, a corner stamp, tiles, a banner, or a stock agency's cross."""
+    """uint8 [H,W,3] with a mark: a single one, a corner stamp, tiles, a banner, or a stock agency's cross."""
     kind = rng.choice(["single", "corner", "tiles", "banner", "cross", "several"], p=[0.34, 0.2, 0.18, 0.1, 0.1, 0.08])
     return _KINDS[str(kind)](image, rng)
 
@@ -158,7 +158,7 @@ def _logo(size: int, rng: np.random.Generator) -> Mask:
 
 
 def _blend(image: Image, layer: Mask, opacity: float, rng: np.random.Generator) -> Image:
-    """Lay the mask over the picture: white, black, grey or coloured ink, at times with a shadow or as a relief."""
+    """Lay the mask over the picture in white, black, grey or coloured ink, at times shadowed or as a relief."""
     draw = rng.random()
     ink = np.full(3, 255.0) if draw < 0.62 else np.full(3, float(rng.integers(0, 60))) if draw < 0.76 else None
     ink = np.full(3, float(rng.integers(90, 200))) if ink is None and draw < 0.86 else ink
@@ -197,7 +197,7 @@ def _turn(mark: Mask, angle: float) -> Mask:
 
 
 def _lay(layer: Mask, mark: Mask, y: float, x: float, margin: int = 0) -> Mask:
-    """Put the mark at the share (y, x) of the free room: 0 is top or left, 1 is bottom or right; what hangs over is cut."""
+    """Put the mark at the share (y, x) of the free room, 0 top or left, 1 bottom or right, cut at the edges."""
     height, width = layer.shape
     h, w = mark.shape
     top = margin + round((height - h - 2 * margin) * y)

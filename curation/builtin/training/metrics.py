@@ -42,7 +42,7 @@ def share_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def recall_at_precision(scores: ArrayLike, positive: ArrayLike, precision: float = 0.95) -> float:
-    """The largest share of positives found by any threshold at which at least `precision` of what is found is positive."""
+    """The largest share of positives found by a threshold at which `precision` of what is found is positive."""
     s, y = np.asarray(scores, np.float64), np.asarray(positive, bool)
     order = np.argsort(-s, kind="stable")
     found = np.cumsum(y[order])

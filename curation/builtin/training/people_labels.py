@@ -23,7 +23,7 @@ class People:
 
 
 def people_in(picture: Picture) -> People:
-    """The boxes to learn. Hand-made boxes come first; the teacher adds what they may have missed, never where they are complete."""
+    """The boxes to learn. Hand-made ones come first; the teacher adds what is missing, unless they are complete."""
     teacher, score = picture.teacher[:, :4], picture.teacher[:, 4]
     by_joints = any(p.get("labelled_by") == "joints" for p in picture.label.get("persons", []))
     hand = _main_person_of_mask(picture) if picture.mask_png else picture.persons

@@ -23,7 +23,8 @@ def people_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss of a batch and its parts.
 
-    sides [B,N,4,16] and logits [B,N] from `PeopleDetector.raw`; per picture (boxes [n,4], trust [n], unsure [m,4]) in pixels.
+    sides [B,N,4,16] and logits [B,N] are from `PeopleDetector.raw`; `people` holds (boxes [n,4], trust [n],
+    unsure [m,4]) in pixels for each picture.
     """
     boxes = to_boxes(sides, centres, strides)
     target = torch.zeros_like(logits)

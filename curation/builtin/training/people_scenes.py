@@ -96,8 +96,9 @@ class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
         scale = height / image.shape[0]
         if rng.random() < 0.5:
             image, mask = image[:, ::-1], mask[:, ::-1]
-        image = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        alpha = cv2.resize(np.ascontiguousarray(mask) * np.float32(1), image.shape[1::-1], interpolation=cv2.INTER_AREA)
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        image = np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA), np.uint8)
+        alpha = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         h, w = alpha.shape
         x = int(rng.integers(-w // 3, max(self.size - 2 * w // 3, 1 - w // 3)))
         y = int(rng.integers(-h // 6, max(self.size - h // 2, 1 - h // 6)))
@@ -129,18 +130,18 @@ def recolour(image: Image, rng: np.random.Generator) -> Image:
     out = grey[..., None] + (out - grey[..., None]) * saturation
     out *= rng.uniform(0.9, 1.1, 3).astype(np.float32)
     if rng.random() < 0.1:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.6))
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.6)), np.float32)
     if rng.random() < 0.1:
         out += rng.normal(0, rng.uniform(2, 12), out.shape).astype(np.float32)
     done = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:
         _, data = cv2.imencode(".jpg", done, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 80))])
-        done = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        done = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
     return done
 
 
 def _sampling_weights(pictures: list[Picture]) -> NDArray[np.float64]:
-    """Cumulative chances: photos with several people and photos of nobody are rare in the collection and drawn more often."""
+    """Cumulative chances: photos with several people and photos of nobody are rare and drawn more often."""
     factor = {
         "people-boxes": 2.0,
         "plain": 4.0,

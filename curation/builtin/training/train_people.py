@@ -1,8 +1,8 @@
 """Train the person detector: python -m curation.builtin.training.train_people DATA --work FOLDER --steps N
 
-Starts from the convolutions of the network in the `nudenet` wheel and learns from `train/`: hand-made boxes and the teacher's.
-Stop it at any time and give the same command again: it goes on from the last checkpoint and sees the scenes it would have seen.
-A larger --steps continues a finished training. Bfloat16 autocast, fp32 weights, AdamW, an exponential moving average.
+Starts from the convolutions of the network in the `nudenet` wheel and learns the boxes of `train/`, by hand and the
+teacher's. Stop it at any time and give the same command again: it goes on from the last checkpoint and sees the scenes
+it would have seen. A larger --steps continues a finished training. Bfloat16 autocast, fp32 weights, a moving average.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from curation.builtin.boxes import keep_best, letterbox
@@ -36,7 +36,7 @@ def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    net = PeopleDetector().to(memory_format=torch.channels_last)
+    net = PeopleDetector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     start_from_nudenet(net)
     average = PeopleDetector()
     average.load_state_dict(net.state_dict())
@@ -124,7 +124,7 @@ def _save(
 def _resume(path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer) -> int:
     if not path.exists():
         return 0
-    state: dict[str, Tensor | dict | int] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True)
     net.load_state_dict(state["net"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])

@@ -1,7 +1,7 @@
 """Train the style head: python -m curation.builtin.training.train_style DATA --work FOLDER --variants N
 
-Features of N variants of the pictures in `train/` are computed once, in chunks that a later run finds again; the head itself
-trains in minutes. Its probabilities are calibrated on `dev/` (Platt 1999), nothing else is learnt there.
+Features of N variants of the pictures in `train/` are computed once, in chunks that a later run finds again; the head
+itself trains in minutes. Its probabilities are calibrated on `dev/` (Platt 1999), nothing else is learnt there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Train the watermark head: python -m curation.builtin.training.train_watermark DATA --work FOLDER --variants N
 
-Marks are drawn on pictures of `train/`; the difference between marked and clean tells the head where. Cell features of N variants
-are computed once, in chunks that a later run finds again. The probability is calibrated on `dev/`, nothing else is learnt there.
+Marks are drawn on pictures of `train/`; the difference between marked and clean tells the head where. Cell features of
+N variants are computed once, in chunks that a later run finds again. The probability is calibrated on `dev/`, nothing
+else is learnt there.
 """
 
 from __future__ import annotations
@@ -46,31 +47,36 @@ def main() -> None:
     print(f"watermarked: AUC {auc(logits, truth):.3f} on {len(rows)} of dev")
     slope, offset = platt(logits, truth)
     out = args.work / "watermark.safetensors"
-    save(MarkHead(**{**vars(head), "slope": np.float32([slope]), "offset": np.float32([offset])}), out)
+    save(
+        MarkHead(**{**vars(head), "slope": np.array([slope], np.float32), "offset": np.array([offset], np.float32)}),
+        out,
+    )
     print(f"wrote {out}: {out.stat().st_size} bytes")
 
 
 def cells_of(builtin: Builtin, image: Image) -> tuple[NDArray[np.float32], int, int]:
     """(cell features [770,32,32], rows, columns) of one picture."""
     chance, *maps = builtin.text_maps([image])
-    return mark_cells(chance[0], [m[0] for m in maps]), *inside(*image.shape[:2], TEXT_SIZE, TEXT_SIZE // GRID)
+    return mark_cells(chance[0], [m[0] for m in maps]), *inside(
+        image.shape[0], image.shape[1], TEXT_SIZE, TEXT_SIZE // GRID
+    )
 
 
 def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:
-    """[32,32] of 1 on the mark, 0 off it, NOT_ON_PICTURE in the padding. Rows that a banner added count as marked."""
+    """[32,32]: 1 on the mark, 0 off it, NOT_ON_PICTURE in the padding. Rows that a banner added are marked."""
     height, width = clean.shape[:2]
     change = np.full(marked.shape[:2], 255, np.uint8)
     change[:height, :width] = cv2.absdiff(marked[:height, :width], clean).max(-1)
     square, _ = letterbox(np.repeat((change > 6).astype(np.uint8)[..., None] * 255, 3, -1), TEXT_SIZE, fill=0)
     share = square[..., 0].reshape(GRID, TEXT_SIZE // GRID, GRID, TEXT_SIZE // GRID).mean((1, 3)) / 255
     grid = np.full((GRID, GRID), NOT_ON_PICTURE, np.int8)
-    rows, columns = inside(*marked.shape[:2], TEXT_SIZE, TEXT_SIZE // GRID)
+    rows, columns = inside(marked.shape[0], marked.shape[1], TEXT_SIZE, TEXT_SIZE // GRID)
     grid[:rows, :columns] = share[:rows, :columns] > 0.04
     return grid
 
 
 def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Path:
-    """One file of cell features [n,770,32,32], cell truths [n,32,32] and picture truths [n], made where it is missing."""
+    """A file of cell features [n,770,32,32], cell truths [n,32,32] and picture truths [n], made where missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{first:06d}.npz"
     if path.exists():
@@ -179,7 +185,8 @@ def _loss(net: _Net, x: Tensor, grid: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _to_numpy(net: _Net, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> MarkHead:
-    def array(t: Tensor) -> NDArray[np.float32]:
+    def array(t: Tensor | None) -> NDArray[np.float32]:
+        assert t is not None  # every layer has a bias
         return np.ascontiguousarray(t.detach().numpy().astype(np.float32))
 
     return MarkHead(

@@ -1,4 +1,4 @@
-"""What the heads learn from: collection pictures recoloured, cropped, marked and composed, with what is then true of them."""
+"""What the heads learn from: pictures recoloured, cropped, marked and composed, with what is then true of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """uint8 `image` [H,W,3] and 1, 0 or UNKNOWN for each of `TRUTHS`; of a marked one, the picture before and after marking."""
+    """uint8 `image` [H,W,3], 1, 0 or UNKNOWN for each of `TRUTHS`; if marked, the picture before and after marking."""
 
     image: Image
     truth: tuple[int, int, int, int]
@@ -78,8 +78,8 @@ class Variants:
 def natural_truth(picture: Picture) -> tuple[int, int, int]:
     """(watermarked, artistic, generated) of a picture as it is.
 
-    A generated picture in a painter's style is both or neither, so it teaches nothing about art; memes are of every kind; houses
-    said to be unmarked may carry other agencies' logos.
+    A generated picture in a painter's style is both or neither, so it teaches nothing about art; memes are of every
+    kind; houses said to be unmarked may carry other agencies' logos.
     """
     kind = picture.label.get("kind")
     mark = 0
