@@ -35,7 +35,7 @@ def mark_cells(chance: Floats, maps: Sequence[Floats]) -> Floats:
 
 @dataclass(frozen=True)
 class MarkHead:
-    """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest answers and the mean."""
+    """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest and the mean."""
 
     mean: Floats  # [770]
     scale: Floats  # [770]
