@@ -88,8 +88,10 @@ def reconstruct(
     """Draw original, masked and reconstructed photos, and a row per photo for 75, 85, 90 and 95 % hidden."""
     from training.figures import reconstruct as draw
 
-    for path in draw(weights, images, out, limit, side):
-        print(path)
+    drawn = draw(weights, images, out, limit, side)
+    print(*drawn.paths, sep="\n")
+    for share, error in drawn.errors.items():
+        print(f"{share:.0%} hidden: mean squared error {error:.3f} (1 is predicting the mean of every patch)")
 
 
 @app.command()

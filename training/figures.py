@@ -33,6 +33,17 @@ class Guess:
     error: float
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Files that were drawn, and the mean error over the photos for every share hidden.
+
+    An error of 1 is that of predicting each patch's mean (with targets normalised by patch).
+    """
+
+    paths: tuple[Path, ...]
+    errors: dict[float, float]
+
+
 def reconstruct(
     weights: str | Path,
     images: Sequence[str],
@@ -40,28 +51,30 @@ def reconstruct(
     limit: int = 8,
     side: int = 0,
     ratios: Sequence[float] = RATIOS,
-) -> list[Path]:
-    """Draw `triplets.png` (original, masked, reconstructed) and `ratios.png` (a row per image, a column per
-    share hidden).
+) -> Figures:
+    """Draw `triplets.png` (original, masked, reconstructed) and `ratios.png` (a row per image, a column per share).
 
-    images: photo files, folders of them, or shards. side: pixels of a picture in the figures (0: as large as
-    the model sees it).
+    images: photo files, folders of them, or shards. limit: of photos. side: pixels of a picture in the figures (0: as
+    large as the model sees it).
     """
     model = load_mae(weights).eval()
     rows, columns = (n * model.encoder.patch for n in model.encoder.grid)
     photos = [_square(data, (rows, columns)) for data in _photos(images, limit)]
+    guesses = [[guess(model, photo, ratio, seed) for ratio in ratios] for seed, photo in enumerate(photos)]
     folder.mkdir(parents=True, exist_ok=True)
-    side = side or columns
 
-    first = [guess(model, photo, ratios[0], seed) for seed, photo in enumerate(photos)]
-    triplets = [[g.original, g.masked, g.reconstructed] for g in first]
+    triplets = [[row[0].original, row[0].masked, row[0].reconstructed] for row in guesses]
     heads = ["original", f"{ratios[0]:.0%} hidden", "reconstructed"]
-    paths = [_save(_sheet(triplets, heads, side, across=2 if len(photos) > 3 else 1), folder / "triplets.png")]
+    first = _sheet(triplets, heads, side or columns, across=2 if len(photos) > 3 else 1)
 
-    each = [[guess(model, photo, ratio, seed) for ratio in ratios] for seed, photo in enumerate(photos)]
-    strips = [[row[0].original, *(g.reconstructed for g in row)] for row in each]
-    heads = ["original", *(f"{ratio:.0%} hidden" for ratio in ratios)]
-    return [*paths, _save(_sheet(strips, heads, side), folder / "ratios.png")]
+    strips = [[row[0].original, *(g.reconstructed for g in row)] for row in guesses]
+    second = _sheet(strips, ["original", *(f"{ratio:.0%} hidden" for ratio in ratios)], side or columns)
+
+    paths = (folder / "triplets.png", folder / "ratios.png")
+    for sheet, path in zip((first, second), paths, strict=True):
+        sheet.save(path, optimize=True)
+    errors = {ratio: float(np.mean([row[i].error for row in guesses])) for i, ratio in enumerate(ratios)}
+    return Figures(paths, errors)
 
 
 @torch.no_grad()
@@ -157,8 +170,3 @@ def _sheet(rows: list[list[np.ndarray]], heads: Sequence[str], side: int, across
             small = Image.fromarray(picture).resize((side, height), Image.Resampling.LANCZOS)
             sheet.paste(small, (x + i * (side + _GAP), y))
     return sheet
-
-
-def _save(sheet: Image.Image, path: Path) -> Path:
-    sheet.save(path, optimize=True)
-    return path

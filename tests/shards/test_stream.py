@@ -48,6 +48,22 @@ def test_workers_do_not_change_the_batches(opened):
     assert alike(alone, batches(opened, workers=3))
 
 
+def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):
+    """Kept batches stay as they were however many follow; dropped ones make room, so the memory stays bounded."""
+    kept = batches(opened, stop=2000, workers=2)
+    alone = batches(opened, stop=2000)
+    assert alike(kept, alone)
+    order = Order(opened.counts, 1, window=2)
+    arrays = stream(opened, order, CROP, start=0, stop=2000, micro_batch=4, workers=2)
+    arrays = [batch.images[1:].numpy() for batch in arrays]  # no tensor is left, only memory
+    assert all(np.array_equal(a, b.images[1:]) for a, b in zip(arrays, alone, strict=True))
+    dropped = stream(opened, order, CROP, start=0, stop=2000, micro_batch=4, workers=2)
+    pieces = [batch.piece for batch in dropped]
+    assert -1 not in pieces
+    assert set(pieces) == set(range(6))
+    assert [batch.piece for batch in kept].count(-1) > 400
+
+
 def test_resuming_anywhere_continues_exactly(opened):
     """Also across the end of an epoch (21 samples)."""
     straight = batches(opened)

@@ -53,8 +53,10 @@ def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):
         (tmp_path / f"photos/{i}.jpg").write_bytes(photo(i, 80, 200))
     write_foreign(tmp_path / "held-out.tar", range(10))
     for source, rows in (("photos", 3), ("photos/1.jpg", 1), ("held-out.tar", 4)):
-        paths = reconstruct(tmp_path / "run", [str(tmp_path / source)], tmp_path / "out", limit=4, side=64)
-        sizes = [Image.open(path).size for path in paths]
+        drawn = reconstruct(tmp_path / "run", [str(tmp_path / source)], tmp_path / "out", limit=4, side=64)
+        assert list(drawn.errors) == [0.75, 0.85, 0.9, 0.95]
+        assert all(0 < error < 2 for error in drawn.errors.values())
+        sizes = [Image.open(path).size for path in drawn.paths]
         assert sizes[1] == (5 * 68 - 4, 22 + rows * 68 - 4)
     with pytest.raises(UsageError, match="cannot be read"):
         reconstruct(tmp_path / "run", [str(tmp_path / "none.jpg")], tmp_path / "out")
