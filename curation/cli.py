@@ -231,12 +231,12 @@ def calibrate(
     if precision is None and recall is None:
         return
     point = found.at_precision(precision) if precision is not None else found.at_recall(recall or 0.0)
-    console.print(
-        f"threshold {point.threshold:.4g}: precision {point.precision}, recall {point.recall}", markup=False
-    )
+    console.print(f"threshold {point.threshold:.4g}: precision {point.precision}, recall {point.recall}", markup=False)
     if write:
         write.write_text(to_yaml(with_threshold(load_record(Store(out)).recipe, found.question, point.threshold)))
-        console.print(f"recipe: {write}; see what it changes with: sapiens-curate decide {out} --recipe {write} --dry-run")
+        console.print(
+            f"recipe: {write}; see what it changes with: sapiens-curate decide {out} --recipe {write} --dry-run"
+        )
 
 
 @app.command()

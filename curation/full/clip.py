@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 
 from curation.engines import Pixels, Precision, cache_folder, weights_identity
@@ -87,7 +86,7 @@ class Clip:
             return F.normalize(mean, dim=-1).numpy(), float(model.logit_scale.exp())
 
     @cached_property
-    def _in_torch(self) -> tuple[nn.Module, Any]:
+    def _in_torch(self) -> tuple[Any, Any]:
         import open_clip
 
         return load_clip(self.weights), open_clip.get_tokenizer(self.weights.model)
@@ -141,7 +140,7 @@ def fit(image: NDArray[np.uint8], size: int, resize_mode: str, interpolation: st
     return resized[top : top + size, left : left + size]
 
 
-def load_clip(weights: ClipWeights) -> nn.Module:
+def load_clip(weights: ClipWeights) -> Any:
     """The model in torch, fp32, ready to embed. Raises UsageError where the weights do not fit."""
     make_importable()
     import open_clip
@@ -198,7 +197,8 @@ def _from_open_clip(model: str, tag: str) -> ClipWeights:
         file = Path(download_pretrained(settings, prefer_hf_hub=True))
     except Exception as error:
         raise UsageError(
-            f"weights.clip: {model}/{tag} is not on this machine and cannot be downloaded ({type(error).__name__}): give "
-            f"a folder with {CONFIG} and {WEIGHTS[0]}, or use `profile: builtin`, which needs no download"
+            f"weights.clip: {model}/{tag} is not on this machine and cannot be downloaded "
+            f"({type(error).__name__}): give a folder with {CONFIG} and {WEIGHTS[0]}, "
+            "or use `profile: builtin`, which needs no download"
         ) from None
     return ClipWeights(model, file, tag)

@@ -102,7 +102,7 @@ def load_model(weights: Path) -> Any:
 
     if weights.suffix == ".pt":
         try:
-            checkpoint, _ = torch_safe_load(weights, safe_only=True)
+            checkpoint: dict[str, Any] = torch_safe_load(weights, safe_only=True)[0]
             model = (checkpoint.get("ema") or checkpoint["model"]).float()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]

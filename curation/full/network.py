@@ -23,7 +23,7 @@ from torch import nn
 from curation.engines import Engine, Pixels, Precision, cache_folder, compile_ir, compile_torch, convert, eager
 
 Array = NDArray[Any]
-SIZES_KEPT = 12
+SIZES_KEPT = 16
 """Compiled sizes that stay in memory; the least recently used one goes first and is compiled again from the cache."""
 
 

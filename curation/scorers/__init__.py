@@ -65,8 +65,11 @@ def _builtin(recipe: Recipe, threads: int) -> Makers:
 
 def _full(recipe: Recipe, threads: int) -> Makers:
     """The scorers that the profile `full` answers with other networks; the rest stay as they are."""
+    import torch
+
     from curation.full.networks import FullNetworks
 
+    torch.set_num_threads(threads)  # of what is done in torch around the networks: workers share the cores
     networks = FullNetworks(recipe, threads)
     return {
         "people": lambda: FullPeople(networks.detector),

@@ -1,0 +1,90 @@
+"""Precision, recall and their intervals; the line for a wanted precision; the recipe that gets it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from curation.calibrate import Share, calibrate, curve, with_threshold
+from curation.errors import UsageError
+from curation.labelling.scores import QUESTIONS
+from curation.recipe import load_recipe
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = Share(9, 10).interval  # Wilson (1927); checked by hand: (0.9 + 0.19207 ± …) / 1.38415
+    assert (low, high) == pytest.approx((0.5958, 0.9821), abs=1e-3)
+    assert Share(0, 0).interval == (0.0, 1.0)
+
+
+def test_points_count_what_a_threshold_would_say() -> None:
+    truth = np.array([0, 1, 0, 1, 1], bool)
+    values = np.array([0.1, 0.4, 0.4, 0.8, 0.9])
+    points = curve(truth, values)
+    assert [point.threshold for point in points] == [0.1, 0.4, 0.8, 0.9]
+    assert [(p.precision.of, p.precision.total, p.recall.of) for p in points] == [
+        (3, 5, 3),
+        (3, 4, 3),
+        (2, 2, 2),
+        (1, 1, 1),
+    ]
+
+
+def test_a_csv_judges_a_run(made_run: Path, tmp_path: Path) -> None:
+    found = calibrate("watermark", labels_of(made_run, tmp_path, above=0.3), str(made_run))
+    assert found.at_precision(1.0).threshold == pytest.approx(0.3, abs=0.031)
+    assert found.at_recall(1.0).recall.value == 1
+    assert found.average_precision == pytest.approx(1)
+    assert found.now == 0.5
+    assert "← the recipe's" in found.table()
+    found.save_plot(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_people_are_judged_by_their_best_box(made_run: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(made_run / "manifest")
+    table = table[table["verdict"] != "failed"]
+    labels = tmp_path / "people.csv"
+    pd.DataFrame({"uri": table["uri"], "label": (table["person_boxes"].map(len) > 0).astype(int)}).to_csv(labels)
+    found = calibrate("people", labels, str(made_run))
+    assert found.at_recall(1.0).precision.value == 1
+
+
+def test_the_line_goes_into_the_recipe() -> None:
+    recipe = load_recipe("humans300m")
+    assert with_threshold(recipe, QUESTIONS["watermark"], 0.25).rules["watermark"] == "pwatermark < 0.25"
+    assert with_threshold(recipe, QUESTIONS["people"], 0.7).people.min_score == 0.7
+    safe = load_recipe("humans300m", ["scorers=[people, watermark, text, style, quality, fingerprint, safety]"])
+    assert with_threshold(safe, QUESTIONS["safety"], 0.4).rules["safety"] == "punsafe < 0.4"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "must have the columns `label` and `uid` or `uri`; it has a, b"),
+        ("uid,label\nx,2\n", "labels are 0"),
+        ("uid,label\nx,1\n", "none of the 1 labelled images is in this folder"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_explained(made_run: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        calibrate("watermark", tmp_path / "labels.csv", str(made_run))
+
+
+def test_a_precision_out_of_reach_is_said(made_run: Path, tmp_path: Path) -> None:
+    labels = labels_of(made_run, tmp_path, above=0.3)
+    table = pd.read_csv(labels)
+    table["label"] = 1 - table["label"]
+    table.to_csv(labels)
+    with pytest.raises(UsageError, match=r"no threshold of pwatermark reaches a precision of 0\.99; the best is"):
+        calibrate("watermark", labels, str(made_run)).at_precision(0.99)
+
+
+def labels_of(run: Path, folder: Path, above: float) -> Path:
+    """A CSV that calls every image marked whose score is at least `above`."""
+    table = pd.read_parquet(run / "manifest").dropna(subset=["pwatermark"])
+    labels = folder / "labels.csv"
+    pd.DataFrame({"uri": table["uri"], "label": (table["pwatermark"] >= above).astype(int)}).to_csv(labels)
+    return labels
