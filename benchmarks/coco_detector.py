@@ -167,7 +167,8 @@ def main() -> None:
             hits = sum(matched(boxes, truth) for boxes, truth in zip(kept, truths, strict=True))
             found, there = sum(map(len, kept)), sum(map(len, truths))
             print(
-                f"{precision} score ≥ {threshold}: precision {hits / found:.3f}, recall {hits / there:.3f} ({there} people)"
+                f"{precision} score ≥ {threshold}: precision {hits / found:.3f}, "
+                f"recall {hits / there:.3f} ({there} people)"
             )
     for threshold in THRESHOLDS:
         says = [[bool((boxes[:, 4] >= threshold).any()) for boxes in answers[p]] for p in ("fp32", "auto")]

@@ -1,9 +1,10 @@
 """Run a network on this machine: OpenVINO on a CPU, torch on a CUDA device, eager torch as the reference for both.
 
-An engine takes a batch of pixels, uint8 [B,H,W,3] (or float32 [B,3,H,W] where the network was compiled so), and returns a tuple of
-float32 arrays, one per output. Scaling to the network's units happens inside the compiled graph. On a CPU every picture is one
-request of batch 1, with as many requests in flight as there are threads: the answers then do not depend on the batch a picture
-came in, and nothing is compiled twice. Compiled graphs are kept in `$SAPIENS_CACHE` (default `~/.cache/sapiens`).
+An engine takes a batch of pixels, uint8 [B,H,W,3] (or float32 [B,3,H,W] where the network was compiled so), and
+returns a tuple of float32 arrays, one per output. Scaling to the network's units happens inside the compiled graph. On
+a CPU every picture is one request of batch 1, with as many requests in flight as there are threads: the answers then do
+not depend on the batch a picture came in, and nothing is compiled twice. Compiled graphs are kept in `$SAPIENS_CACHE`
+(default `~/.cache/sapiens`).
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def compile_onnx(
 ) -> Engine:
     """Compile an ONNX file for pictures of `input_size` (height, width) on the CPU.
 
-    The outputs are the file's own, then the tensors named in `extra_outputs`. With `pixels` None the engine takes float32
-    [B,3,H,W] that is already in the network's units.
+    The outputs are the file's own, then the tensors named in `extra_outputs`. With `pixels` None the engine takes
+    float32 [B,3,H,W] that is already in the network's units.
     """
     model = ov.Core().read_model(path)
     for name in extra_outputs:
@@ -106,7 +107,7 @@ def compile_ir(
     precision: Precision = "auto",
     batch: int = 1,
 ) -> Engine:
-    """Compile what `convert` wrote for pictures of `input_size` (height, width) on the CPU, `batch` of them per request."""
+    """Compile what `convert` wrote for pictures of `input_size` (height, width) on the CPU, `batch` per request."""
     return _openvino(ov.Core().read_model(file), input_size, pixels, threads, precision, batch, from_file=True)
 
 

@@ -56,7 +56,7 @@ def test_an_error_names_the_key_and_what_is_allowed(setting: str, message: str) 
 
 
 def test_a_recipe_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no recipe 'humans3m' .*; give humans300m, humans1b or"):
+    with pytest.raises(UsageError, match=r"no recipe 'humans3m' .*; give humans300m, humans1b or"):
         load_recipe("humans3m")
     (tmp_path / "bad.yaml").write_text("rules: {size: min(width,height) > 1")
     with pytest.raises(UsageError, match="is not YAML"):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from curation.errors import Stopped, UsageError
 from curation.pool import InlinePool
@@ -17,7 +18,6 @@ from curation.run import Workplace, curate, redecide, stages
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Store
-from rich.console import Console
 from tests.curation.photos import BAD, GOOD, jpeg, write
 
 HERE = Workplace(workers=0)
@@ -131,7 +131,7 @@ def test_decide_again_says_what_flips_and_pack_follows(tmp_path: Path, plain_rec
     assert verify(str(out)) == (outcome.counts, [])
     curate(str(source), str(tmp_path / "fresh"), stricter, place=HERE)
     assert contents(tmp_path / "fresh") == contents(out)
-    back, flips = redecide(str(out), plain_recipe)
+    _, flips = redecide(str(out), plain_recipe)
     assert (flips.gained, flips.lost) == (before.kept - outcome.counts.kept, 0)
     assert flips.gained_by["exposure"] == flips.gained
 
@@ -241,7 +241,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(
         real(path)
 
     monkeypatch.setattr(store, "fsync", full)
-    with pytest.raises(Stopped, match="disk of .* is full"):
+    with pytest.raises(Stopped, match=r"disk of .* is full"):
         curate(str(source), str(out), plain_recipe, place=HERE)
     monkeypatch.setattr(store, "fsync", real)
     curate(str(source), str(out), plain_recipe, place=HERE)
