@@ -45,7 +45,7 @@ def opened(tmp_path):
 def test_workers_do_not_change_the_batches(opened):
     alone = batches(opened)
     assert alike(alone, batches(opened, workers=1))
-    assert alike(alone, batches(opened, workers=3))
+    assert alike(alone, batches(opened, workers=2))
 
 
 def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):
