@@ -36,9 +36,14 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=6, help="photos for the plain script, which is slow")
     parser.add_argument("--count", type=int, default=240, help="photos for the pipeline")
     parser.add_argument("--cache", type=Path, help="reuse this folder instead of starting cold")
+    parser.add_argument("--cost", action="store_true", help="core-seconds per image instead: for a busy machine")
     args = parser.parse_args()
     files = sorted(args.photos.rglob("*.jpg"))[: args.count]
     with tempfile.TemporaryDirectory() as folder:
+        if args.cost:
+            os.environ["SAPIENS_CACHE"] = str(args.cache or Path(folder) / "cache")
+            print(json.dumps(core_seconds(make_weights(Path(folder)), files[:24], args.plain), indent=2))
+            return
         os.environ["SAPIENS_CACHE"] = str(args.cache or Path(folder) / "cache")
         weights = make_weights(Path(folder))
         source = copied(files, Path(folder) / "photos")
@@ -123,21 +128,7 @@ def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:
 
 def engines_loop(weights: dict[str, str], files: list[Path], start: Any) -> float:
     """One process's share of `rate_of_engines`."""
-    from curation.decode import decode
-    from curation.full import clip, craft, detector
-    from curation.full.networks import FullNetworks
-
-    networks = FullNetworks(recipe(weights), threads=1)
-    images = [decode(file.read_bytes()).rgb for file in files]
-    facts = networks.clip._runner.facts
-    loads = (
-        (networks.detector._runner, [detector.letterbox(image) for image in images]),
-        (networks.text._runner, [craft.canvas(image)[0] for image in images]),
-        (
-            networks.clip._runner,
-            [clip.fit(i, facts["size"], facts["resize_mode"], facts["interpolation"]) for i in images],
-        ),
-    )
+    loads = prepared(weights, files)
     for runner, pictures in loads:
         runner(pictures)
     start.wait()
@@ -145,8 +136,59 @@ def engines_loop(weights: dict[str, str], files: list[Path], start: Any) -> floa
     while time.perf_counter() - began < SECONDS:
         for runner, pictures in loads:
             runner(pictures)
-        done += len(images)
+        done += len(files)
     return done / (time.perf_counter() - began)
+
+
+def prepared(weights: dict[str, str], files: list[Path]) -> list[tuple[Any, list[Any]]]:
+    """Each network on one thread, and the pictures cut for it."""
+    from curation.decode import decode
+    from curation.full import clip, craft, detector
+    from curation.full.networks import FullNetworks
+
+    networks = FullNetworks(recipe(weights), threads=1)
+    images = [decode(file.read_bytes()).rgb for file in files]
+    facts = networks.clip._runner.facts
+    cut = [clip.fit(i, facts["size"], facts["resize_mode"], facts["interpolation"]) for i in images]
+    return [
+        (networks.detector._runner, [detector.letterbox(image) for image in images]),
+        (networks.text._runner, [craft.canvas(image)[0] for image in images]),
+        (networks.clip._runner, cut),
+    ]
+
+
+def core_seconds(weights: dict[str, str], files: list[Path], plain: int) -> dict[str, float]:
+    """Core-seconds per image of each, networks loaded: what rates of an idle machine come down to."""
+    from curation.batch import Batch
+    from curation.decode import decode
+    from curation.scorers import make_scorers
+
+    scorers = make_scorers(recipe(weights), threads=1)
+
+    def curated() -> None:
+        batch = Batch([], [decode(file.read_bytes()) for file in files])
+        for scorer in scorers:
+            batch.scored.update(scorer.score(batch))
+
+    loads = prepared(weights, files)
+    ask = plain_script(weights)
+    costs = {
+        "sapiens-curate": _cost(curated, len(files)),
+        "bare engines": _cost(lambda: [runner(pictures) for runner, pictures in loads], len(files)),
+    }
+    torch.set_num_threads(cores())
+    costs["plain script"] = _cost(lambda: [ask(file) for file in files[:plain]], plain)
+    ratios = {
+        f"{name} / sapiens-curate": costs[name] / costs["sapiens-curate"] for name in ("plain script", "bare engines")
+    }
+    return {name: round(value, 3) for name, value in (costs | ratios).items()}
+
+
+def _cost(work: Callable[[], object], images: int) -> float:
+    work()
+    began = time.process_time()
+    work()
+    return (time.process_time() - began) / images
 
 
 def rate_of_plain_script(weights: dict[str, str], files: list[Path]) -> float:

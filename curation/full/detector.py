@@ -103,7 +103,8 @@ def load_model(weights: Path) -> Any:
     if weights.suffix == ".pt":
         try:
             checkpoint: dict[str, Any] = torch_safe_load(weights, safe_only=True)[0]
-            model = (checkpoint.get("ema") or checkpoint["model"]).float()
+            model: Any = checkpoint.get("ema") or checkpoint["model"]
+            model.float()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise UsageError(
