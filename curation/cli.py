@@ -3,6 +3,7 @@
 Each command imports what it needs itself: torch, Dask and matplotlib take seconds, and `verify` wants none of them.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def run(
     """Curate SOURCE into OUT: plan, score, decide, pack, verify, report. Run it again to continue."""
     from curation.run import Workplace, curate
 
-    with _resumable(f"sapiens-curate run {source} {out}"):
+    with _resumable():
         chosen = load_recipe(recipe, [*(settings or []), *_networks(profile, weights)])
         curate(source, out, chosen, place=Workplace(workers, scheduler), console=console)
     _finish(out)
@@ -96,7 +97,7 @@ def score(
     """Ask every image every question; images that are scored already are left alone."""
     from curation.run import Workplace, stages
 
-    with _resumable(f"sapiens-curate score {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+    with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         stage.score(_with_recipe(stage, recipe, settings))
     console.print(f"scored; next: sapiens-curate decide {out}")
 
@@ -132,7 +133,7 @@ def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None
     """Write the kept images into OUT/shards and their places into the manifest."""
     from curation.run import Workplace, stages
 
-    with _resumable(f"sapiens-curate pack {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+    with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.pack(record)
     console.print(f"{record.counts.kept} images in {record.shards} shards; next: sapiens-curate verify {out}")
@@ -144,7 +145,7 @@ def retry(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> Non
     from curation.report.page import write_report
     from curation.run import Workplace, stages
 
-    with _resumable(f"sapiens-curate retry {out}"), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
+    with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.score(record, retry=True)
         record.packed = ""  # an image that failed when it was packed is tried again too
@@ -342,12 +343,13 @@ def _finish(out: str) -> None:
 
 
 @contextmanager
-def _resumable(command: str) -> Iterator[None]:
+def _resumable() -> Iterator[None]:
     """Ctrl-C ends a stage between commits; say how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"\nstopped; what is committed stays. Go on with: {command}", markup=False)
+        again = shlex.join(["sapiens-curate", *sys.argv[1:]])
+        console.print(f"\nstopped; what is committed stays. Go on with: {again}", markup=False)
         raise typer.Exit(RESUMABLE) from None
 
 

@@ -18,6 +18,7 @@ from manifests.store import content_hash
 
 WEIGHTS = ("people", "text", "clip")
 BUILT_IN = ("humans300m", "humans1b")
+RESERVED = ("inputs", "readable", "duplicate")
 
 
 class _Strict(BaseModel):
@@ -100,6 +101,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _readable_rules(self) -> "Recipe":
+        if reserved := [name for name in self.rules if name in RESERVED]:
+            raise ValueError(f"no rule may be called {reserved[0]!r}: the funnel has a line of that name")
         asked = {column for name in self.scorers for column in COLUMNS[name]}
         answers = {column: name for name in SCORERS for column in COLUMNS[name]}
         for rule in self.parsed_rules():
@@ -128,15 +131,20 @@ class Recipe(_Strict):
         settings = {f"people.{key}": float(value) for key, value in self.people.model_dump().items()}
         return [Rule(name, text, settings) for name, text in self.rules.items()]
 
-    def check_columns(self, extras: list[str]) -> None:
-        """UsageError where a rule names a column that neither scorers nor the source's table have."""
+    def check_columns(self, extras: list[pa.Field]) -> None:
+        """UsageError where a rule names a column that neither scorers nor the source's table have, or cannot use."""
         known = [*(column for name in self.scorers for column in COLUMNS[name]), *(f.name for f in IMAGE)]
         known += [field.name for field in self.concept_fields]
-        known += [name for name in PLAN.names if name in {"uri", "member", "caption"}] + extras
+        known += [name for name in PLAN.names if name in {"uri", "member", "caption"}]
+        known += [field.name for field in extras]
         for rule in self.parsed_rules():
             for column in rule.columns:
                 if column not in known:
                     raise UsageError(f"rule {rule.name!r}: no column {column!r}; columns are {', '.join(known)}")
+            try:
+                rule.passes(_one_row(manifest_schema(extras)))
+            except RuleError as error:
+                raise UsageError(str(error)) from None
 
     @property
     def hash(self) -> str:
@@ -149,6 +157,21 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     return from_dict(_override(_read(name), overrides or []), name)
 
 
+def _one_row(schema: pa.Schema) -> pa.Table:
+    """A row of plausible values, to try rules on before hours of scoring."""
+    return pa.table({field.name: pa.array([_example(field.type)], field.type) for field in schema})
+
+
+def _example(kind: pa.DataType) -> Any:
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return True
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return 1
+    return [] if pa.types.is_list(kind) or pa.types.is_map(kind) else None
+
+
 def change(recipe: Recipe, overrides: list[str]) -> Recipe:
     """The same recipe with some keys set otherwise."""
     return from_dict(_override(recipe.model_dump(mode="json"), overrides), recipe.name) if overrides else recipe
@@ -159,7 +182,7 @@ def from_dict(values: Any, source: str) -> Recipe:
     if not isinstance(values, dict):
         raise UsageError(f"recipe {source}: expected keys and values, found {type(values).__name__}")
     try:
-        return Recipe(**values)
+        return Recipe.model_validate(values)
     except (ValidationError, RuleError) as error:
         raise UsageError(f"recipe {source}: {_explain(error)}") from None
 
@@ -174,20 +197,34 @@ def _read(name: str) -> Any:
         text = resources.files("curation.recipes").joinpath(f"{name}.yaml").read_text()
     else:
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"recipe {name} is not UTF-8 text; save it as UTF-8") from None
         except OSError as error:
             allowed = ", ".join(BUILT_IN)
             raise UsageError(
                 f"no recipe {name!r} ({error.strerror}); give {allowed} or the path of a YAML file"
             ) from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _NoDoubles)
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
 
 
+class _NoDoubles(yaml.SafeLoader):
+    """A key written twice is an error, not the second value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"the key {twice[0]!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _override(values: Any, overrides: list[str]) -> Any:
     for item in overrides:
+        if not isinstance(values, dict):
+            return values  # `from_dict` says what is wrong with it
         path, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--set {item!r} has no '='; write --set people.min_score=0.8")
@@ -197,7 +234,10 @@ def _override(values: Any, overrides: list[str]) -> Any:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise UsageError(f"--set {item!r}: {parent!r} holds a value, not a section")
-        target[last] = yaml.safe_load(text)
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {item!r}: the value cannot be read; quote it as YAML asks") from None
     return values
 
 

@@ -65,7 +65,10 @@ class Rule:
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check(self._tree, inside_persons=False)
+        try:
+            self._check_condition(self._tree, inside_persons=False)
+        except RecursionError:
+            raise RuleError(f"rule {self.name!r} is nested too deeply") from None
 
     @property
     def columns(self) -> list[str]:
@@ -83,8 +86,12 @@ class Rule:
         return list(dict.fromkeys(found))
 
     def passes(self, table: pa.Table) -> np.ndarray:
-        """bool (rows,): True where the rule holds."""
-        return np.asarray(_evaluate(self._tree, table, self.settings), dtype=bool)
+        """bool (rows,): True where the rule holds. Raises RuleError where a column is of a type it cannot compare."""
+        try:
+            return np.asarray(_evaluate(self._tree, table, self.settings), dtype=bool)
+        except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in self.columns)
+            raise RuleError(f"rule {self.name!r}: {self.text!r} cannot be worked out ({types}): {error}") from None
 
     def thresholds(self) -> list[Threshold]:
         """The plain comparisons of one column with one number."""
@@ -109,10 +116,19 @@ class Rule:
         calls = (node for node in ast.walk(self._tree) if isinstance(node, ast.Call))
         return [call for call in calls if _name(call.func) == "persons"]
 
-    def _check(self, node: ast.expr, inside_persons: bool) -> None:
+    def _check_condition(self, node: ast.expr, inside_persons: bool) -> None:
+        """A rule, and what `and` and `or` join, must be comparisons: a bare column has no yes or no."""
         match node:
             case ast.BoolOp(values=values):
-                parts = values
+                for part in values:
+                    self._check_condition(part, inside_persons)
+            case ast.Compare():
+                self._check(node, inside_persons)
+            case _:
+                raise RuleError(f"rule {self.name!r}: {ast.unparse(node)!r} is no comparison; allowed are {FORMS}")
+
+    def _check(self, node: ast.expr, inside_persons: bool) -> None:
+        match node:
             case ast.Compare(left=left, comparators=right) if all(type(op) in COMPARE for op in node.ops):
                 parts = [left, *right]
             case ast.BinOp(left=left, right=right, op=op) if type(op) in ARITHMETIC:
@@ -121,7 +137,7 @@ class Rule:
                 parts = [operand]
             case ast.Call(func=ast.Name(id="persons"), keywords=[]) if not inside_persons:
                 for part in node.args:
-                    self._check(part, inside_persons=True)
+                    self._check_condition(part, inside_persons=True)
                 return
             case ast.Call(func=ast.Name(id="min" | "max"), args=[_, _, *_], keywords=[]):
                 parts = node.args
@@ -146,12 +162,11 @@ def _evaluate(node: ast.expr, values: pa.Table | Mapping[str, np.ndarray], setti
     match node:
         case ast.BoolOp(op=op, values=parts):
             fold = np.logical_and if isinstance(op, ast.And) else np.logical_or
-            results = [_evaluate(part, values, settings) for part in parts]
-            return fold.reduce(results)
+            return fold.reduce(np.broadcast_arrays(*(_evaluate(part, values, settings) for part in parts)))
         case ast.Compare(left=left, ops=ops, comparators=rest):
             sides = [_evaluate(side, values, settings) for side in (left, *rest)]
             pairs = zip(sides[:-1], ops, sides[1:], strict=True)
-            return np.logical_and.reduce([_compare(type(op), a, b) for a, op, b in pairs])
+            return np.logical_and.reduce(np.broadcast_arrays(*(_compare(type(op), a, b) for a, op, b in pairs)))
         case ast.BinOp(left=left, op=op, right=right):
             with np.errstate(divide="ignore", invalid="ignore"):
                 return ARITHMETIC[type(op)](_evaluate(left, values, settings), _evaluate(right, values, settings))

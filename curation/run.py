@@ -24,7 +24,7 @@ from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
 from curation.report.page import write_report
 from curation.score import UnitJob, score_unit
-from curation.settle import drop_shards_from, settle_manifest, write_index
+from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
 from manifests.account import Counts
 from manifests.store import Store, content_hash
 
@@ -104,9 +104,10 @@ class Stages:
             if read_plan(self.store).hash != record.plan_hash:
                 raise UsageError(f"{self.store.root}/{PLAN_FILE} is not the plan of this run; start in another folder")
             return record
+        self._refuse_foreign_files()
         start = time.monotonic()
         plan, passed_over = make_plan(source, self.store)
-        recipe.check_columns([field.name for field in plan.extras])
+        recipe.check_columns(list(plan.extras))
         record = Record(_absolute(source), plan.hash, plan.inputs, recipe, dict(passed_over))
         record.time("plan", time.monotonic() - start, plan.inputs)
         record.save(self.store)
@@ -132,6 +133,8 @@ class Stages:
                 self._score(pool, jobs, shown)
             record.time("score", shown.seconds, inputs)
         record.models |= models
+        if record.decided != self._state(plan, record.recipe):
+            record.decided = record.packed = ""  # scores or recipe are not those that the manifest was decided by
         record.save(self.store)
 
     def decide(self, record: Record) -> None:
@@ -155,7 +158,10 @@ class Stages:
         """Write the kept images into shards and their places into the manifest."""
         plan = read_plan(self.store)
         if not record.decided:
-            raise UsageError(f"{self.store.root} is not decided yet; run `sapiens-curate decide {self.store.root}`")
+            raise UsageError(
+                f"{self.store.root} is not decided by its present recipe and scores; run `sapiens-curate decide "
+                f"{self.store.root}`"
+            )
         if self._is_packed(record, plan, record.decided):
             return
         self.store.sweep("shards")
@@ -171,6 +177,15 @@ class Stages:
         record.packed = record.decided
         record.time("pack", shown.seconds, record.counts.kept)
         record.save(self.store)
+
+    def _refuse_foreign_files(self) -> None:
+        """A folder without a whole run is taken only when nothing in it has a name that a run writes."""
+        names = [RUN_FILE, WIDS_FILE, "scores", "manifest", "shards"]
+        if foreign := [name for name in names if self.store.exists(name)]:
+            raise UsageError(
+                f"{self.store.root} holds {', '.join(foreign)} but no whole run of sapiens-curate; nothing there is "
+                "overwritten: choose another folder"
+            )
 
     @cached_property
     def _pool(self) -> Pool:
@@ -236,7 +251,7 @@ def redecide(out: str, recipe: Recipe) -> tuple[Outcome, Flips]:
     store = Store(out)
     plan, record = read_plan(store), load_record(store)
     check_scored(record, recipe)
-    recipe.check_columns([field.name for field in plan.extras])
+    recipe.check_columns(list(plan.extras))
     if len(store.names("manifest", ".parquet")) != plan.units:
         raise UsageError(f"{out} has no whole manifest to compare with; run `sapiens-curate decide {out}` first")
     return compare(store, plan, recipe)

@@ -1,5 +1,6 @@
 """After packing: tell the manifest where each kept image lies, and which could not be read a second time."""
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -60,7 +61,8 @@ def write_index(store: Store, shards: int) -> None:
 
 def drop_shards_from(store: Store, first: int) -> None:
     """Delete shards of an earlier decision that the present one does not have, stats first."""
-    numbers = [int(name.rsplit("/", 1)[-1][:5]) for name in store.names("shards", ".tar")]
+    names = [name.rsplit("/", 1)[-1] for name in store.names("shards", ".tar")]
+    numbers = [int(name[:5]) for name in names if re.fullmatch(r"\d{5}\.tar", name)]
     for shard in (number for number in numbers if number >= first):
         for name in (shard_stats_file(shard), table_file(shard), tar_file(shard)):
             store.remove(name)

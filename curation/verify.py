@@ -32,7 +32,10 @@ def verify(out: str) -> tuple[Counts, list[str]]:
         faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
     if kept != total.kept:
         faults.append(f"the shards hold {kept} images, the manifest keeps {total.kept}")
+    if not record.decided:
+        faults.append(f"scores or recipe changed since it was decided; run `sapiens-curate decide {out}`")
     extra = set(store.names("shards", ".tar")) - {tar_file(shard) for shard in range(record.shards)}
+    extra |= set(store.names("manifest", ".parquet")) - {manifest_file(unit) for unit in range(plan.units)}
     faults.extend(f"{name} belongs to no decision of this run" for name in sorted(extra))
     return total, faults
 

@@ -50,7 +50,7 @@ class Store:
         """Sorted names in `folder` that end in `suffix`; empty where the folder is absent."""
         try:
             found = self.fs.ls(self.full(folder), detail=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         bare = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(f"{folder}/{name}" for name in bare if name.endswith(suffix) and not name.startswith("."))
@@ -96,7 +96,7 @@ class Store:
         try:
             with self.open(name) as file:
                 return json.load(file)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
     def write_table(self, name: str, table: pa.Table, row_group_size: int | None = None) -> None:

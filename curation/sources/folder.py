@@ -17,8 +17,8 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*
 def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
     """Every image and tar below `folder`, sorted by path; other files are counted in `passed_over` by suffix.
 
-    Hidden files and folders and the folder `exclude` (the output) are left out. A file with a foreign suffix
-    counts as an image when its first bytes say so.
+    Hidden files and folders and the folder `exclude` (the output) are left out; links to folders are not followed,
+    since they may lead back. A file with a foreign suffix counts as an image when its first bytes say so.
     """
 
     def unreadable(error: OSError) -> None:
@@ -26,8 +26,9 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
 
     broken: list[Entry] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
+        passed_over.update("linked folder" for d in folders if os.path.islink(os.path.join(parent, d)))
         folders[:] = sorted(d for d in folders if not d.startswith(".") and Path(parent, d) != exclude)
-        names = set(files)
+        names = {name for name in files if os.path.isfile(os.path.join(parent, name))}
         for name in sorted(files):
             path = os.path.join(parent, name)
             if name.startswith("."):
@@ -73,6 +74,8 @@ def _is_image(path: str) -> bool:
     if kind in IMAGE_SUFFIXES:
         return True
     if kind in {".txt", ".json", ".csv", ".parquet", ".xml", ".py", ".md"}:
+        return False
+    if not os.path.isfile(path):  # opening a pipe or a device would wait for ever
         return False
     try:
         with open(path, "rb") as file:

@@ -34,15 +34,33 @@ def list_source(source: str, exclude: Path | None = None) -> Listing:
 
     Raises UsageError where there is nothing of that name.
     """
-    if suffix(source) in TABLE_SUFFIXES and not glob.has_magic(source):
+    if suffix(source) in TABLE_SUFFIXES and not os.path.isdir(source):
+        if not os.path.exists(source) and (glob.has_magic(source) or "{" in source):
+            raise UsageError(f"{source!r} names several tables; give one table at a time")
         table = read_columns(source)
         extras = [field for field in table.schema if field.name not in {"uri", "caption"}]
         return Listing(list_table(source, table), extras)
     passed_over: Counter[str] = Counter()
-    paths = [path for pattern in braceexpand(source) for path in _matches(pattern)]
+    paths = _outermost([path for pattern in _patterns(source) for path in _matches(pattern)])
     if not paths:
         raise UsageError(f"nothing is at {source!r}; give {ALLOWED}")
     return Listing(_entries(paths, exclude, passed_over), passed_over=passed_over)
+
+
+def _patterns(source: str) -> list[str]:
+    """What braces stand for; a name with braces that exists is that name."""
+    if os.path.exists(source):
+        return [source]
+    try:
+        return list(braceexpand(source, escape=False))
+    except ValueError:  # unbalanced braces
+        raise UsageError(f"nothing is at {source!r}, and its braces are not balanced; give {ALLOWED}") from None
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """Each path once, and none that lies in a folder which is there itself, as `**` matches both."""
+    folders = {path for path in paths if "://" not in path and os.path.isdir(path)}
+    return [path for path in dict.fromkeys(paths) if not any(str(parent) in folders for parent in Path(path).parents)]
 
 
 def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
@@ -63,10 +81,18 @@ def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) 
 def _matches(pattern: str) -> list[str]:
     """Existing paths that a pattern names, sorted; a name with glob letters that exists is that name."""
     if "://" in pattern:
+        _file_system(pattern)
         if not glob.has_magic(pattern):
             return [pattern]
-        fs, path = fsspec.core.url_to_fs(pattern)
+        fs, path = _file_system(pattern)
         return [fs.unstrip_protocol(found) for found in sorted(fs.glob(path))]
     if os.path.exists(pattern):
         return [os.path.abspath(pattern)]
     return sorted(os.path.abspath(path) for path in glob.glob(os.path.expanduser(pattern), recursive=True))
+
+
+def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{url} cannot be opened: {error}; give {ALLOWED}") from None

@@ -1,6 +1,7 @@
 """Read the bytes of one image, from a file, a tar member or a URL."""
 
 import os
+import stat
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -24,10 +25,18 @@ def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
 def open_uri(uri: str) -> BinaryIO:
     """Open a path or URL for reading; `file://` URLs may hold percent-encoded bytes that are not UTF-8."""
     if uri.startswith("file://"):
-        return open(unquote_to_bytes(uri.removeprefix("file://")), "rb")
+        return _open_regular(unquote_to_bytes(uri.removeprefix("file://")))
     if "://" not in uri:
-        return open(uri, "rb")
+        return _open_regular(uri)
     return fsspec.open(uri, "rb").open()
+
+
+def _open_regular(path: str | bytes) -> BinaryIO:
+    """Pipes and devices are refused: opening one may wait for ever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("not a regular file but a pipe, socket or device")
+    return open(path, "rb")
 
 
 def local_uri(path: str) -> str:

@@ -36,6 +36,8 @@ def read_columns(uri: str) -> pa.Table:
     An extra column whose name the manifest uses itself is called `source_<name>`.
     """
     table = _read(uri)
+    if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        raise UsageError(f"{uri} has the column {twice[0]!r} more than once; rename one of them")
     names = {name.lower(): name for name in reversed(table.column_names)}
     path = next((names[name] for name in PATH_COLUMNS if name in names), None)
     if path is None:
@@ -44,16 +46,39 @@ def read_columns(uri: str) -> pa.Table:
             f"name the column of paths or URLs one of {', '.join(PATH_COLUMNS)}"
         )
     caption = next((names[name] for name in CAPTION_COLUMNS if name in names and names[name] != path), None)
-    taken = {*PLAN.names, *manifest_schema([]).names}
-    columns = {"uri": table[path].cast(pa.string())}
+    taken = {*PLAN.names, *manifest_schema([]).names, *table.column_names}
+    columns = {"uri": _as_text(uri, table, path)}
     if caption is not None:
-        columns["caption"] = table[caption].cast(pa.string())
-    for name in table.column_names:
-        if name not in {path, caption}:
-            column = table[name]
-            typed = column.cast(pa.string()) if pa.types.is_null(column.type) else column
-            columns[f"source_{name}" if name in taken else name] = typed
+        columns["caption"] = _as_text(uri, table, caption)
+    for name in (name for name in table.column_names if name not in {path, caption}):
+        column = table[name]
+        own = name
+        while own in taken - {name} or own in {*PLAN.names, *manifest_schema([]).names}:
+            own = f"source_{own}"
+        columns[own] = _as_text(uri, table, name) if _is_awkward(column.type) else column
     return pa.table(columns)
+
+
+def _as_text(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UsageError(
+            f"{uri}: the column {name!r} holds {table[name].type}, not text; give paths or URLs as text, or save the "
+            "images as files or tars"
+        ) from None
+
+
+def _line(uri: str, line: str) -> str:
+    """A line of a .txt table as text; a name that is not UTF-8 becomes a `file://` URL beside the table."""
+    if line.isprintable() or "://" in line:
+        return line
+    return local_uri(os.path.join(os.path.dirname(os.path.abspath(uri)), line))
+
+
+def _is_awkward(kind: pa.DataType) -> bool:
+    """Types that rules cannot compare or parquet cannot hold: dates become ISO text, nothing becomes empty text."""
+    return pa.types.is_null(kind) or pa.types.is_temporal(kind)
 
 
 def list_table(uri: str, table: pa.Table) -> Iterator[Entry]:
@@ -82,11 +107,11 @@ def _read(uri: str) -> pa.Table:
             if kind == ".jsonl":
                 return pyarrow.json.read_json(file)
             if kind == ".txt":
-                lines = file.read().decode("utf-8", "replace").splitlines()
-                return pa.table({"path": pa.array([line for line in lines if line.strip()], pa.string())})
+                lines = file.read().decode("utf-8-sig", "surrogateescape").splitlines()
+                return pa.table({"path": pa.array([_line(uri, line) for line in lines if line.strip()], pa.string())})
             parse = pyarrow.csv.ParseOptions(delimiter="\t" if kind == ".tsv" else ",", newlines_in_values=True)
             return pyarrow.csv.read_csv(file, parse_options=parse)
     except FileNotFoundError:
         raise UsageError(f"{uri} is not there; give a table that exists") from None
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"{uri} cannot be read as {kind[1:]}: {error}; mend the file or save it as parquet") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise UsageError(f"{uri} cannot be read as {kind[1:]}: {error}; save it as UTF-8 or parquet") from None

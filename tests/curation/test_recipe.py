@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from curation.errors import UsageError
@@ -48,6 +49,9 @@ def test_settings_change_one_key_and_the_hash() -> None:
         ("rules.art=partistic <", "rule 'art': 'partistic <' cannot be read"),
         ("people.min_score", "has no '='"),
         ("name.first=1", "'name' holds a value"),
+        ("rules.x={", "the value cannot be read"),
+        ("rules.readable=width > 1", "no rule may be called 'readable'"),
+        ("rules.x=width", "'width' is no comparison"),
     ],
 )
 def test_an_error_names_the_key_and_what_is_allowed(setting: str, message: str) -> None:
@@ -61,10 +65,20 @@ def test_a_recipe_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("rules: {size: min(width,height) > 1")
     with pytest.raises(UsageError, match="is not YAML"):
         load_recipe(str(tmp_path / "bad.yaml"))
+    (tmp_path / "twice.yaml").write_text("name: x\nrules: {a: width > 1, a: height > 2}")
+    with pytest.raises(UsageError, match="'a' stands there twice"):
+        load_recipe(str(tmp_path / "twice.yaml"))
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(UsageError, match="expected keys and values, found list"):
+        load_recipe(str(tmp_path / "list.yaml"), ["name=x"])
 
 
 def test_a_rule_on_a_column_nobody_has_is_refused() -> None:
     recipe = load_recipe("humans300m", ["rules.licence=license == 'cc0'"])
-    recipe.check_columns(["license"])
+    recipe.check_columns([pa.field("license", pa.string())])
     with pytest.raises(UsageError, match="no column 'license'; columns are"):
         recipe.check_columns([])
+    with pytest.raises(UsageError, match="license is int64"):
+        load_recipe("humans300m", ["rules.licence=license == 'cc0' and caption < 3"]).check_columns(
+            [pa.field("license", pa.int64())]
+        )

@@ -48,6 +48,9 @@ def test_rules_over_a_table_where_a_missing_value_never_passes(text: str, expect
     "text",
     [
         "pwatermark <",
+        "pwatermark",
+        "width > 1 and pwatermark",
+        "-" * 5000 + "width > 1",
         "__import__('os').system('x') == 0",
         "persons(colour > 1) > 0",
         "people.min_age > 3",

@@ -54,10 +54,64 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
 def test_the_output_inside_the_source_is_not_an_input(tmp_path: Path, plain_recipe: Recipe) -> None:
     write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(3)})
     out = tmp_path / "out"
+    out.mkdir()
+    write(out, {"old.jpg": jpeg(9)})
     assert curate(str(tmp_path), str(out), plain_recipe, place=HERE).inputs == 3
-    for name in ("run.json", "plan.parquet"):
-        (out / name).unlink()
-    assert curate(str(tmp_path), str(out), plain_recipe, place=HERE).inputs == 3
+
+
+def test_files_of_others_in_the_output_are_not_overwritten(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source = write(tmp_path / "photos", {"1.jpg": jpeg(1)})
+    foreign = {"run.json": b"{}", "shards/00077.tar": b"precious", "manifest/00009.parquet": b"mine"}
+    for number, (name, data) in enumerate(foreign.items()):
+        out = tmp_path / f"out{number}"
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(data)
+        with pytest.raises(UsageError, match="nothing there is overwritten"):
+            curate(str(source), str(out), plain_recipe, place=HERE)
+        assert (out / name).read_bytes() == data
+
+
+def test_pipes_do_not_hang_and_linked_folders_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", {"a.jpg": jpeg(1)})
+    for name in ("pipe", "pipe.jpg", "a.txt"):
+        os.mkfifo(folder / name)
+    write(tmp_path / "elsewhere", {"b.jpg": jpeg(2)})
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    listing = list_source(str(folder))
+    entries = list(listing.entries)
+    assert [Path(e.uri).name for e in entries] == ["a.jpg", "pipe.jpg"]
+    assert listing.passed_over == {"linked folder": 1, "no suffix": 1, ".txt": 1}
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bytes(str(folder / "pipe.jpg"))
+
+
+def test_no_image_is_listed_twice(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "y", {"1.jpg": jpeg(1)})
+    write(tmp_path / "x", {"2.jpg": jpeg(2)})
+    assert len(listed(tmp_path / "x" / "**")) == 2
+    assert len(listed(tmp_path / "x" / "{2,2}.jpg")) == 1
+    odd = write(tmp_path / "odd {a [b", {"1.jpg": jpeg(1)})
+    assert len(listed(odd)) == 1
+    with pytest.raises(UsageError, match="braces are not balanced"):
+        listed(tmp_path / "none{")
+    with pytest.raises(UsageError, match="cannot be opened"):
+        listed("nosuch://bucket/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("path,tag,tag\na.jpg,1,2\n", "column 'tag' more than once"), ("path\n\xff.jpg\n", "holds binary, not text")],
+)
+def test_tables_that_cannot_be_used_say_why(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=message):
+        listed(tmp_path / "t.csv")
+
+
+def test_columns_with_taken_names_keep_their_values_and_dates_become_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,shard,source_shard,when\na.jpg,5,99,2020-01-02\n")
+    (entry,) = listed(tmp_path / "t.csv")
+    assert dict(entry.extra) == {"source_source_shard": 5, "source_shard": 99, "when": "2020-01-02"}
 
 
 def test_globs_and_braces(tmp_path: Path) -> None:
