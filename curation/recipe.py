@@ -142,7 +142,7 @@ class Recipe(_Strict):
                 if column not in known:
                     raise UsageError(f"rule {rule.name!r}: no column {column!r}; columns are {', '.join(known)}")
             try:
-                rule.passes(_one_row(manifest_schema(extras)))
+                rule.passes(_one_row(manifest_schema([*extras, *self.concept_fields])))
             except RuleError as error:
                 raise UsageError(str(error)) from None
 
