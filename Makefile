@@ -26,10 +26,12 @@ demo: $(VENV)/installed
 		--out demo-out/reconstructions --side 128
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' tests/shards tests/training
+	$(BIN)/python -m pytest -m 'not slow' tests/manifests tests/curation
 
 test-slow: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow tests/shards tests/training
+	$(BIN)/python -m pytest -m slow tests/manifests tests/curation
 
 check: $(VENV)/test-installed
 	$(BIN)/ruff check .
