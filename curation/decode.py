@@ -96,7 +96,7 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
             warnings.simplefilter("ignore")  # Pillow's own bomb warning; MAX_PIXELS below decides
             image = Image.open(io.BytesIO(data))
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ModuleNotFoundError):  # the latter from ultralytics, which patches Image.open
         raise UnsupportedFormat(f"starts with {data[:8]!r}, which no installed image decoder knows") from None
     except Image.DecompressionBombError:
         raise TooManyPixels(
