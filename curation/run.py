@@ -80,6 +80,7 @@ def stages(store: Store, console: Console, place: Workplace) -> Iterator["Stages
     """The stages over one locked output folder; workers start when the first stage needs them."""
     try:
         with locked(store), ExitStack() as stack:
+            store.sweep(".")
             yield Stages(store, console, place, stack)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -33,17 +33,6 @@ def test_boxes_are_those_of_predict(yolo_pt: Path, photos: Photos) -> None:
         assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
 
 
-@pytest.mark.slow
-def test_an_end_to_end_head_too(tmp_path: Path, photos: Photos) -> None:
-    file = tmp_path / "yolo26n-made.pt"
-    torch.save({"model": yolo("yolo26n.yaml"), "train_args": {}}, file)
-    for found, photo in zip(Detector(file, precision="fp32").people(photos), photos, strict=True):
-        wanted = predicted(file, photo)
-        assert len(found) == len(wanted) > 5
-        assert np.abs(found - wanted).max(0)[:4].max() < 1
-        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
-
-
 def test_answers_do_not_depend_on_the_company(yolo_pt: Path, photos: Photos) -> None:
     detector = Detector(yolo_pt)
     together = detector.people(photos)
