@@ -78,9 +78,13 @@ class ShardSet:
 
     def read(self, number: int, row: int) -> bytes:
         """The encoded image of one sample: a single read, no tar parsing."""
-        samples, file = self.samples(number), self._open(number)
-        data = os.pread(file.descriptor, int(samples.size[row]), int(samples.offset[row]))
-        if len(data) != samples.size[row]:
+        samples = self.samples(number)
+        return self.read_range(number, int(samples.offset[row]), int(samples.size[row]))
+
+    def read_range(self, number: int, offset: int, size: int) -> bytes:
+        """Some bytes of a shard's tar."""
+        data = os.pread(self._open(number).descriptor, size, offset)
+        if len(data) != size:
             raise ShardError(f"{self.shards[number].url} ended early: it was truncated; copy it again")
         return data
 
