@@ -28,7 +28,7 @@ STRIDE = 32
 LEAST_SCORE = 0.05
 OVERLAP = 0.7  # intersection over union above which the weaker of two boxes goes; ultralytics' default
 MOST_BOXES = 300
-VERSION = 1  # of what happens around the network
+VERSION = 2  # of what happens around the network
 
 
 class Detector:
@@ -124,6 +124,7 @@ def _build(weights: Path) -> Built:
     names = {name: index for index, name in dict(model.names).items()}
     if "person" not in names:
         raise UsageError(f"weights.people: {weights} knows no class 'person'; it knows {', '.join(names)[:200]}")
+    model.end2end = False  # as `predict` does: of two heads the one that needs NMS, and the other where it is alone
     model = model.fuse(verbose=False)
     head = model.model[-1]
     head.export, head.format, head.dynamic = True, "openvino", True  # one plain output, anchors from the input's size

@@ -33,6 +33,21 @@ def test_boxes_are_those_of_predict(yolo_pt: Path, photos: Photos) -> None:
         assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["both heads", "the end-to-end head alone"])
+def test_a_model_with_an_end_to_end_head_answers_as_predict_does(tmp_path: Path, photos: Photos, fused: bool) -> None:
+    """`predict` takes the head that needs NMS; where fusing has removed it, the end-to-end one."""
+    model = yolo("yolo26n.yaml")
+    file = tmp_path / "yolo26n-made.pt"
+    torch.save({"model": model.fuse(verbose=False) if fused else model, "train_args": {}}, file)
+    some, detector = photos[2:], Detector(file, precision="fp32")
+    for found, photo in zip(detector.people(some), some, strict=True):
+        wanted = predicted(file, photo)
+        assert len(found) == len(wanted) > 5
+        assert np.abs(found[:, :4] - wanted[:, :4]).max() < 1
+        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
+    assert detector._runner.facts["end2end"] is fused
+
+
 def test_answers_do_not_depend_on_the_company(yolo_pt: Path, photos: Photos) -> None:
     detector = Detector(yolo_pt)
     together = detector.people(photos)
