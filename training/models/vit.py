@@ -180,12 +180,12 @@ class ViT(nn.Module):
         """
         positions = resize_positions(self.pos_embed, self.grid, grid)
         prefix = 0 if self.cls_token is None else 1
-        places = positions[:, prefix:].expand(len(patches), -1, -1)
+        places = positions[:, prefix:].expand(patches.shape[0], -1, -1)  # len() would fix the batch on export
         if keep is not None:
             patches, places = take(patches, keep), take(places, keep)
         x = self.patch_embed(normalise(patches)) + places
         if self.cls_token is not None:
-            x = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

@@ -1,0 +1,178 @@
+"""What was given on the command line → photos and clips, each with a name for its results.
+
+Listing opens tars but no image. A file that cannot be read later is a row with an error, not the end of the run.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.cache import ShardError
+from shards.index import ShardSet, open_shards
+from training.config import UsageError
+
+PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
+
+_UNSAFE_PARTS = frozenset({"", ".", "..", "/"})
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One still image. name: of its results, relative to the output folder, without suffix. member: its key in a tar.
+
+    boxes: (n, 5) float32 x0, y0, x1, y1, score in pixels, where the shard brought them. error: why it cannot be read
+    at all, "" where it may be.
+    """
+
+    name: str
+    uri: str
+    member: str = ""
+    fetch: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    boxes: np.ndarray | None = field(default=None, repr=False, compare=False)
+    error: str = ""
+
+    def read(self) -> bytes:
+        """The encoded image. Raises OSError or ShardError."""
+        if self.fetch is not None:
+            return self.fetch()
+        if not stat.S_ISREG(os.stat(self.uri).st_mode):
+            raise OSError("not a regular file but a pipe, socket, device or folder")  # opening one may wait for ever
+        return Path(self.uri).read_bytes()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file, or a webcam by its number."""
+
+    name: str
+    uri: str
+    webcam: int | None = None
+
+    @property
+    def member(self) -> str:
+        return ""
+
+
+Input = Photo | Clip
+
+
+def list_inputs(paths: Sequence[str], out: Path) -> list[Input]:
+    """Photos and clips of image files, video files, folders (searched through), tars and webcam numbers, in the order
+    given and by path inside folders; names of results are unique.
+
+    Raises UsageError for a path that is not there or when nothing was found.
+    """
+    found = [item for path in paths for item in _list_one(path, out)]
+    if not found:
+        raise UsageError(
+            f"no photo or video was found in {', '.join(paths)}; give images, folders, tars, videos or a webcam's number"
+        )
+    taken: set[str] = set()
+    return [_named_once(item, taken) for item in found]
+
+
+def _list_one(given: str, out: Path) -> Iterator[Input]:
+    path = Path(given).expanduser()
+    if given.isdigit() and not path.exists():
+        yield Clip(f"webcam-{int(given)}", given, webcam=int(given))
+    elif path.is_dir():
+        yield from _list_folder(path, out)
+    elif given.endswith(".tar"):
+        yield from _list_tars(given)
+    elif not path.exists():
+        raise UsageError(
+            f"{given} does not exist; give images, folders, tars ('data/{{000..127}}.tar' too), videos "
+            "or a webcam's number"
+        )
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        yield Clip(path.stem, str(path))
+    else:
+        yield Photo(path.stem, str(path))
+
+
+def _list_folder(folder: Path, out: Path) -> Iterator[Input]:
+    """Everything below a folder by path; hidden files and the output folder are left out."""
+    if (folder / "shards").is_dir():  # a folder that sapiens-curate or sapiens-train pack wrote
+        folder = folder / "shards"
+    avoid = out.resolve()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != avoid)
+        for file in sorted(f for f in files if not f.startswith(".")):
+            path = Path(parent, file)
+            suffix, name = path.suffix.lower(), str(path.relative_to(folder).with_suffix(""))
+            if suffix == ".tar":
+                yield from _list_tars(str(path))
+            elif suffix in VIDEO_SUFFIXES:
+                yield Clip(name, str(path))
+            elif suffix in PHOTO_SUFFIXES:
+                yield Photo(name, str(path))
+
+
+def _list_tars(pattern: str) -> Iterator[Photo]:
+    """The images of tars, with the people that curation found in them; a broken tar is one photo with an error."""
+    try:
+        shards = open_shards(pattern)
+    except (ShardError, OSError) as error:
+        yield Photo(Path(pattern).stem, pattern, error=f"{type(error).__name__}: {error}")
+        return
+    for number, shard in enumerate(shards.shards):
+        samples, boxes = shards.samples(number), _curated_boxes(shards, number)
+        seen: set[int] = set()  # shards for pose have a row per person
+        for row, key in enumerate(samples.key.to_pylist()):
+            if (offset := int(samples.offset[row])) not in seen:
+                seen.add(offset)
+                name = f"{PurePosixPath(shard.url).stem}/{key}"
+                yield Photo(name, shard.url, key, _Fetch(shards, number, row), boxes[row] if boxes else None)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    shards: ShardSet
+    number: int
+    row: int
+
+    def __call__(self) -> bytes:
+        return self.shards.read(self.number, self.row)
+
+
+def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | None:
+    """Per sample the person boxes of a curated shard in pixels of the packed image; None for other shards.
+
+    The manifest counts in pixels of the upright source, which packing may have shrunk.
+    """
+    path = shards.cache.fetch(shards.shards[number].index_url)
+    columns = ["person_boxes", "width", "original_width"]
+    if not set(columns) <= set(pq.read_schema(path).names):
+        return None
+    table: pa.Table = pq.read_table(path, columns=columns)
+    found: list[np.ndarray | None] = []
+    for people, width, original in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        if people is None:
+            found.append(None)
+            continue
+        boxes = np.array([[p[c] for c in ("x0", "y0", "x1", "y1", "score")] for p in people], np.float32)
+        boxes = boxes.reshape(-1, 5)
+        boxes[:, :4] *= width / original
+        found.append(boxes)
+    return found
+
+
+def _named_once(item: Input, taken: set[str]) -> Input:
+    """The item under a name that stays inside the output folder and that no other has: a.jpg and a.png are `a` and
+    `a-2`.
+    """
+    parts = [part for part in PurePosixPath(item.name.replace("\\", "/")).parts if part not in _UNSAFE_PARTS]
+    plain = "/".join(parts) or "image"
+    name, number = plain, 1
+    while name in taken:
+        number += 1
+        name = f"{plain}-{number}"
+    taken.add(name)
+    return replace(item, name=name)
