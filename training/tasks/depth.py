@@ -1,0 +1,179 @@
+"""Relative depth of a person: 0 where it is nearest, 1 where it is farthest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shards.crop import BrokenImage
+from shards.labelled import LabelledSample
+from training.labels.decode import depth_from_png
+from training.tasks.background import Backgrounds
+from training.tasks.dense import disturb, paste_over, read_labelled, replaces_background, zoom
+from training.tasks.jitter import Zoom
+from training.tasks.view import Region, View, map_to_image, warp_labels
+
+ROTATION, ROTATION_CHANCE = 60.0, 0.5
+BACKGROUND_CHANCE = 0.5
+NONE = -1.0
+"""The target of pixels without depth."""
+
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a model of `size` (rows, columns) is shown of a sample.
+
+    Augmented: zoom, rotation by up to 60° half the time and mirroring (`dense_view`); every other time another
+    background, where there are some; colours. Depth is normalised anew in every view.
+    """
+
+    size: tuple[int, int]
+    labels: Any
+    augmented: bool
+    backgrounds: Backgrounds | None = None
+
+    def view(self, sample: LabelledSample, key: int = 0) -> View:
+        """Raises BrokenImage."""
+        return self._zoom(sample, key).view
+
+    def _zoom(self, sample: LabelledSample, key: int) -> Zoom:
+        return zoom(sample, self.size, key, self.augmented, ROTATION, ROTATION_CHANCE)
+
+    def __call__(self, sample: LabelledSample, key: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The view, (rows, columns, 3) uint8 RGB, and its target: depth (rows, columns) float32, from 0 at the
+        nearest to 1 at the farthest labelled pixel of the view, NONE elsewhere. Raises BrokenImage.
+        """
+        zoomed = self._zoom(sample, key)
+        view = zoomed.view
+        given = depth_of(sample)
+        image = read_labelled(sample, view, given.shape)
+        depth = warp_labels(given, view, np.nan)
+        if self.augmented:
+            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE, self.backgrounds):
+                image = paste_over(self.backgrounds, image, np.isfinite(depth), key)
+            image = disturb(image, zoomed.detail, key)
+        return image, {"depth": normalise(depth)}
+
+
+def depth_of(sample: LabelledSample) -> np.ndarray:
+    """(H, W) float32 depth of a sample in its label's unit, NaN where there is none. Raises BrokenImage."""
+    near, far = sample.row["near"], sample.row["far"]
+    if near is None or far is None or not np.isfinite(near) or not np.isfinite(far):
+        raise BrokenImage(f"the depth label lies between near {near} and far {far}; pack it again")
+    return depth_from_png(sample.label, near, far)
+
+
+def normalise(depth: np.ndarray) -> np.ndarray:
+    """From any unit, NaN where there is none, to 0 nearest … 1 farthest and NONE: float32 of the same shape."""
+    valid = np.isfinite(depth)
+    if not valid.any():
+        return np.full(depth.shape, NONE, np.float32)
+    near, far = float(depth[valid].min()), float(depth[valid].max())
+    return np.where(valid, (depth - near) / max(far - near, _EPSILON), NONE).astype(np.float32)
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def loss(output: Tensor, targets: dict[str, Tensor], labels: Any = None) -> Tensor:
+    """Sapiens' scale-invariant log loss (Eigen et al. 2014): with d = ln target - ln output over the pixels whose
+    target is above 1e-6, sqrt(mean d² - mean(d)² / 2) of each image, the mean over the batch.
+
+    output: (B, 1, h, w), enlarged to the target's size. Outputs below 1e-6 count as 1e-6 and get no gradient, as
+    published. An image without depth counts as 0, and so does the gradient of a perfect one.
+    """
+    target = targets["depth"]
+    output = output.float()
+    if output.shape[-2:] != target.shape[-2:]:
+        output = F.interpolate(output, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    valid = target > _EPSILON
+    d = (target.clamp_min(_EPSILON).log() - output[:, 0].clamp_min(_EPSILON).log()) * valid
+    count = valid.sum(dim=(1, 2)).clamp_min(1)
+    square = d.square().sum(dim=(1, 2)) / count - 0.5 * (d.sum(dim=(1, 2)) / count).square()
+    nonzero = square > 0
+    return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0 * square).mean()
+
+
+# -- using -------------------------------------------------------------------------------------------------------------
+
+
+def decode(output: np.ndarray, view: View, region: Region) -> np.ndarray:
+    """Relative depth at the pixels of a region of the photo: (y1 - y0, x1 - x0) float32; NaN beyond the view.
+
+    output: (1, h, w) float32. It has no unit, and its zero and scale are each person's own.
+    """
+    return np.where(view.shows(region), map_to_image(output[0], view, region), np.float32(np.nan))
+
+
+class Metric:
+    """AbsRel, RMSE and δ1 of each photo, averaged over photos, on labelled pixels only.
+
+    Relative depth has no unit, so each photo's is aligned first: scale s and shift t by least squares of s·output + t
+    against the label, and not below `FLOOR` of the label's median. rmse/relative needs no alignment: both are brought
+    to 0 … 1, the output as the model gave it.
+    """
+
+    FLOOR = 1e-3
+    protocol = "on labelled pixels, per photo; aligned by least squares (scale and shift, in depth)"
+    _NAMES = ("AbsRel", "RMSE", "delta1", "RMSE/relative")
+
+    def __init__(self, labels: Any = None) -> None:
+        self.labels = labels
+        self.n = 0
+        self._sums = np.zeros(len(self._NAMES))
+
+    def add(self, output: np.ndarray, view: View, sample: LabelledSample) -> None:
+        """Output (1, h, w) of one view."""
+        labelled = depth_of(sample)
+        region = view.region(*labelled.shape)
+        x0, y0, x1, y1 = region
+        self.add_depth(decode(output, view, region), labelled[y0:y1, x0:x1])
+
+    def add_depth(self, found: np.ndarray, labelled: np.ndarray) -> None:
+        """Relative and labelled depth of one photo, of one shape; NaN where there is none. A photo without any pixel
+        that has both counts nowhere.
+        """
+        both = np.isfinite(found) & np.isfinite(labelled) & (labelled > 0)
+        if not both.any():
+            return
+        p, g = found[both].astype(np.float64), labelled[both].astype(np.float64)
+        aligned = np.maximum(align(p, g), self.FLOOR * np.median(g))
+        relative = (g - g.min()) / max(g.max() - g.min(), _EPSILON)
+        self._sums += (
+            np.mean(np.abs(aligned - g) / g),
+            np.sqrt(np.mean((aligned - g) ** 2)),
+            np.mean(np.maximum(aligned / g, g / aligned) < 1.25),
+            np.sqrt(np.mean((p - relative) ** 2)),
+        )
+        self.n += 1
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"n": np.array(self.n), "sums": self._sums}
+
+    @classmethod
+    def from_states(cls, states: Sequence[dict[str, np.ndarray]], labels: Any = None) -> "Metric":
+        """What several ranks measured, as one."""
+        metric = cls(labels)
+        metric.n = sum(int(state["n"]) for state in states)
+        metric._sums = sum((state["sums"] for state in states), metric._sums)
+        return metric
+
+    def result(self) -> dict[str, float | None]:
+        """AbsRel and delta1 as shares, RMSE in the label's unit; None where no photo has depth."""
+        return {
+            name: float(total / self.n) if self.n else None for name, total in zip(self._NAMES, self._sums, strict=True)
+        }
+
+
+def align(found: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """s·found + t that is nearest to `labelled` in squares; both (N,) float64. A constant becomes the mean."""
+    centred = found - found.mean()
+    variance = float(centred @ centred)
+    scale = float(centred @ (labelled - labelled.mean())) / variance if variance > 0 else 0.0
+    return scale * centred + labelled.mean()
