@@ -5,7 +5,7 @@ arithmetic. What a position gives depends only on (seed, position, data set): it
 and mask by a key of (seed, epoch, uid).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -25,16 +25,22 @@ _CROP, _MASK = 1, 2  # what a sample's key is for
 _SUBSTITUTES = 16
 _PREFETCH = 2  # batches that each worker makes ahead
 
+Read = Callable[[int, int], Any]
+"""(shard, row) → the sample there."""
+
+
+Targets = dict[str, np.ndarray]
+
 
 class Augment(Protocol):
-    """Makes an image of a fixed size out of an encoded one and a 64-bit key: (rows, columns, 3) uint8. Raises
-    BrokenImage.
+    """Makes an image of a fixed size, (rows, columns, 3) uint8, out of a sample as `read` gives it and a 64-bit
+    key; for labelled samples also the targets that go with it. Raises BrokenImage.
     """
 
     @property
     def size(self) -> tuple[int, int]: ...
 
-    def __call__(self, data: bytes, key: int) -> np.ndarray: ...
+    def __call__(self, sample: Any, key: int, /) -> np.ndarray | tuple[np.ndarray, Targets]: ...
 
 
 @dataclass(frozen=True)
@@ -50,28 +56,32 @@ class Broken:
 @dataclass(frozen=True)
 class Batch:
     """images: (B, rows, columns, 3) uint8. mask_keys: (B,) int64. uids: of the samples that are in it.
-    broken: those that were replaced.
+    broken: those that were replaced. targets: (B, …) each; none for pictures without labels.
     """
 
     images: Tensor
     mask_keys: Tensor
     uids: tuple[str, ...]
     broken: tuple[Broken, ...]
+    targets: dict[str, Tensor]
     piece: int = -1  # of the Recycler's memory that the images were decoded into; -1: none
 
     def pin_memory(self) -> "Batch":
-        return replace(self, images=self.images.pin_memory(), mask_keys=self.mask_keys.pin_memory())
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "mask_keys")}
-        return replace(self, **move)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        targets = {name: change(target) for name, target in self.targets.items()}
+        return replace(self, images=change(self.images), mask_keys=change(self.mask_keys), targets=targets)
 
 
 class Crops(Dataset[Batch]):
     """The crops of any positions of the endless order, a task at a time."""
 
-    def __init__(self, shards: ShardSet, order: Order, augment: Augment, memory: "Recycler") -> None:
-        self.shards, self.order, self.augment, self.memory = shards, order, augment, memory
+    def __init__(self, shards: ShardSet, order: Order, augment: Augment, memory: "Recycler", read: Read) -> None:
+        self.shards, self.order, self.augment, self.memory, self.read = shards, order, augment, memory, read
 
     def __getitem__(self, task: "Task") -> Batch:
         return self.__getitems__(task)
@@ -84,17 +94,20 @@ class Crops(Dataset[Batch]):
         keys: list[int] = []
         uids: list[str] = []
         broken: list[Broken] = []
+        labels: list[Targets] = []
         for slot, position in enumerate(positions):
-            crop, mask_key, uid = self._sample(position, broken)
+            crop, targets, mask_key, uid = self._sample(position, broken)
             images[slot] = torch.from_numpy(crop)
+            labels.append(targets)
             keys.append(mask_key)
             uids.append(uid)
         mask_keys = torch.from_numpy(np.array(keys, dtype=np.uint64).view(np.int64))
-        return Batch(images, mask_keys, tuple(uids), tuple(broken), piece)
+        stacked = {name: torch.from_numpy(np.stack([one[name] for one in labels])) for name in labels[0]}
+        return Batch(images, mask_keys, tuple(uids), tuple(broken), stacked, piece)
 
-    def _sample(self, position: int, broken: list[Broken]) -> tuple[np.ndarray, int, str]:
-        """Crop, mask key and uid at a position. A broken sample is replaced by the next row of its shard,
-        then the next …
+    def _sample(self, position: int, broken: list[Broken]) -> tuple[np.ndarray, Targets, int, str]:
+        """Crop, targets, mask key and uid at a position. A broken sample is replaced by the next row of its
+        shard, then the next …
         """
         epoch, number, first = self.order.sample_at(position)
         samples = self.shards.samples(number)
@@ -103,9 +116,9 @@ class Crops(Dataset[Batch]):
             row = (first + step) % len(samples.size)
             halves = samples.uid[row].tolist()
             try:
-                data = self.shards.read(number, row)
-                crop = self.augment(data, key_of(self.order.seed, epoch, *halves, _CROP))
-                return crop, key_of(self.order.seed, epoch, *halves, _MASK), samples.uid_hex(row)
+                made = self.augment(self.read(number, row), key_of(self.order.seed, epoch, *halves, _CROP))
+                crop, targets = made if isinstance(made, tuple) else (made, {})
+                return crop, targets, key_of(self.order.seed, epoch, *halves, _MASK), samples.uid_hex(row)
             except BrokenImage as error:
                 failed = f"{type(error).__name__}: {error}"
                 broken.append(Broken(url, row, str(samples.key[row]), failed))
@@ -188,6 +201,7 @@ def stream(
     start: int,
     stop: int,
     micro_batch: int,
+    read: Read | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -196,13 +210,14 @@ def stream(
 ) -> Iterator[Batch]:
     """Micro-batches of one rank for the positions start … stop-1; only whole ones.
 
+    read: gives the sample at (shard, row) to `augment`; default: the encoded image.
     workers: processes that decode; the batches are the same for any number. stuck_after: seconds without a
     batch after which a waiting trainer gets an error instead of a hang.
     """
     in_flight = _PREFETCH * workers
     memory = Recycler(in_flight + 2 if workers else 0, (micro_batch, *augment.size, 3))
     loader = DataLoader(
-        Crops(shards, order, augment, memory),
+        Crops(shards, order, augment, memory, read or shards.read),
         batch_sampler=Tasks(Positions(start, stop, micro_batch, rank, world), memory),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_as_it_is,  # `__getitems__` gives whole batches

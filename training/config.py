@@ -19,43 +19,26 @@ class UsageError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Everything that decides how a pretraining run goes (paper §3.2 and §4.1; Sapiens' released
-    configuration).
-    """
+class RunConfig:
+    """What every kind of training decides."""
 
-    data: Annotated[
-        tuple[str, ...], "Curated folder, folder of tars, or tar names with {braces} and globs; local or URL."
-    ]
-    run: Annotated[str, "Folder for checkpoints, metrics and config. Default: runs/mae-MODEL."] = ""
+    model: Annotated[str, f"One of {', '.join(FAMILY)}."] = "0.3b"
+    size: Annotated[str, "Rows x columns in pixels, such as 1024x768. Default: the model's native resolution."] = ""
     resume: Annotated[
         str, "auto: go on from the newest checkpoint in the run folder; never; or a checkpoint folder."
     ] = "auto"
 
-    model: Annotated[str, f"One of {', '.join(FAMILY)}."] = "0.3b"
-    size: Annotated[str, "Rows x columns in pixels, such as 1024x768. Default: the model's native resolution."] = ""
-    decoder: Annotated[Literal["self", "cross"], "self: the paper's; cross: cross-attention to a subset, cheaper."] = (
-        "self"
-    )
-    mask_ratio: Annotated[float, "Share of the patches that are hidden."] = 0.75
-    predict_ratio: Annotated[float, "Share of all patches that the cross decoder predicts."] = 0.25
-    norm_pix: Annotated[bool, "Normalise the target of every patch by its own mean and deviation."] = True
-
-    images: Annotated[int, "Training length in images seen."] = 300_000_000
-    batch: Annotated[int, "Images per optimiser step over all GPUs. Default: 4096 (tiny: 128)."] = 0
+    images: Annotated[int, "Training length in images seen."] = 0
+    batch: Annotated[int, "Images per optimiser step over all GPUs."] = 0
     micro_batch: Annotated[int, "Images per GPU and pass; batch / (GPUs x micro_batch) passes are accumulated."] = 32
-    base_lr: Annotated[float, "Learning rate per 256 images of batch."] = 1.5e-4
-    warmup: Annotated[float, "Share of the images over which the learning rate rises."] = 0.025
     weight_decay: Annotated[float, "AdamW weight decay; none on norms, biases, positions and tokens."] = 0.05
     beta1: Annotated[float, "AdamW beta 1."] = 0.9
     beta2: Annotated[float, "AdamW beta 2."] = 0.95
     clip: Annotated[float, "Largest gradient norm."] = 1.0
     ema: Annotated[float, "Decay of an exponential average of the weights kept beside them; 0: none."] = 0.0
-    seed: Annotated[int, "Decides weights, sample order, crops and masks."] = 0
+    seed: Annotated[int, "Decides weights, sample order, augmentation and masks."] = 0
 
-    min_crop: Annotated[float, "Smallest share of the image's area in a crop."] = 0.2
     window: Annotated[int, "Shards whose samples are shuffled together."] = 16
-    scaled_decode: Annotated[bool, "Let the JPEG decoder shrink by 2, 4, 8 where the crop allows it; faster."] = True
     workers: Annotated[int, "Decoding processes per GPU; 0: decode in the training process."] = 4
     cache_gb: Annotated[float, "Largest size of the local cache of remote shards."] = 200.0
     max_broken: Annotated[float, "Share of broken samples beyond which the run ends."] = 0.01
@@ -81,7 +64,6 @@ class PretrainConfig:
     peak_tflops: Annotated[float, "Peak of one device for MFU; 0: known for common GPUs."] = 0.0
 
     def __post_init__(self) -> None:
-        _require(len(self.data) > 0, "data is empty; give a curated folder or tar names")
         _require(self.model in FAMILY, f"model is '{self.model}'; allowed are {', '.join(FAMILY)}")
         rows, columns = self.image_size
         _require(
@@ -89,9 +71,69 @@ class PretrainConfig:
             f"size is {self.size}; both sides must be multiples of {PATCH} px and at least {2 * PATCH}",
         )
         for name, low, high in _RANGES:
-            _require(
-                low <= getattr(self, name) <= high, f"{name} is {getattr(self, name)}; allowed is {low:g} to {high:g}"
-            )
+            value = getattr(self, name, low)
+            _require(low <= value <= high, f"{name} is {value}; allowed is {low:g} to {high:g}")
+
+    @property
+    def arch(self) -> Architecture:
+        return FAMILY[self.model]
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Rows and columns where no `size` is given."""
+        return (self.arch.image, self.arch.image)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns in pixels."""
+        if not self.size:
+            return self.native_size
+        sides = self.size.lower().split("x")
+        if not (1 <= len(sides) <= 2 and all(side.strip().isdigit() for side in sides)):
+            raise UsageError(f"size is '{self.size}'; give rows x columns in pixels, such as 1024x768, or one number")
+        return (int(sides[0]), int(sides[-1]))
+
+    @property
+    def total_batch(self) -> int:
+        return self.batch
+
+    def accumulation(self, world: int) -> int:
+        """Passes per optimiser step on each of `world` ranks."""
+        passes, rest = divmod(self.total_batch, world * self.micro_batch)
+        _require(
+            rest == 0 and passes > 0,
+            f"a batch of {self.total_batch} cannot be split over {world} processes x {self.micro_batch} images; "
+            f"choose micro_batch so that {world} x micro_batch divides it",
+        )
+        return passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """Everything that decides how a pretraining run goes (paper §3.2 and §4.1; Sapiens' released
+    configuration).
+    """
+
+    data: Annotated[
+        tuple[str, ...], "Curated folder, folder of tars, or tar names with {braces} and globs; local or URL."
+    ]
+    run: Annotated[str, "Folder for checkpoints, metrics and config. Default: runs/mae-MODEL."] = ""
+    decoder: Annotated[Literal["self", "cross"], "self: the paper's; cross: cross-attention to a subset, cheaper."] = (
+        "self"
+    )
+    mask_ratio: Annotated[float, "Share of the patches that are hidden."] = 0.75
+    predict_ratio: Annotated[float, "Share of all patches that the cross decoder predicts."] = 0.25
+    norm_pix: Annotated[bool, "Normalise the target of every patch by its own mean and deviation."] = True
+    images: Annotated[int, "Training length in images seen."] = 300_000_000
+    batch: Annotated[int, "Images per optimiser step over all GPUs. Default: 4096 (tiny: 128)."] = 0
+    base_lr: Annotated[float, "Learning rate per 256 images of batch."] = 1.5e-4
+    warmup: Annotated[float, "Share of the images over which the learning rate rises."] = 0.025
+    min_crop: Annotated[float, "Smallest share of the image's area in a crop."] = 0.2
+    scaled_decode: Annotated[bool, "Let the JPEG decoder shrink by 2, 4, 8 where the crop allows it; faster."] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(len(self.data) > 0, "data is empty; give a curated folder or tar names")
         _require(
             self.decoder == "self" or self.predict_ratio <= self.mask_ratio,
             f"predict_ratio is {self.predict_ratio}; it cannot exceed mask_ratio, {self.mask_ratio}",
@@ -100,20 +142,6 @@ class PretrainConfig:
             self.images >= self.total_batch,
             f"images is {self.images}, less than one batch of {self.total_batch}; give more images or a smaller batch",
         )
-
-    @property
-    def arch(self) -> Architecture:
-        return FAMILY[self.model]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Rows and columns in pixels."""
-        if not self.size:
-            return (self.arch.image, self.arch.image)
-        sides = self.size.lower().split("x")
-        if not (1 <= len(sides) <= 2 and all(side.strip().isdigit() for side in sides)):
-            raise UsageError(f"size is '{self.size}'; give rows x columns in pixels, such as 1024x768, or one number")
-        return (int(sides[0]), int(sides[-1]))
 
     @property
     def total_batch(self) -> int:
@@ -131,15 +159,51 @@ class PretrainConfig:
     def peak_lr(self) -> float:
         return self.base_lr * self.total_batch / 256
 
-    def accumulation(self, world: int) -> int:
-        """Passes per optimiser step on each of `world` ranks."""
-        passes, rest = divmod(self.total_batch, world * self.micro_batch)
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(RunConfig):
+    """Everything that decides how a task is fine-tuned; defaults from Sapiens' released configurations."""
+
+    task: Annotated[Literal["pose", "parts", "depth", "normals"], "What to learn."]
+    data: Annotated[tuple[str, ...], "Folders that sapiens-train pack wrote for this task."]
+    out: Annotated[str, "Folder for checkpoints, metrics and config."]
+    init: Annotated[str, "Pretrained encoder: run or checkpoint folder, .safetensors or .pth. Default: random."] = ""
+    frozen: Annotated[bool, "Train the decoder alone on a frozen encoder (dense probing)."] = False
+    patch_padding: Annotated[int, "0 or 2, see docs/tasks.md; -1: as the encoder of --init was trained."] = -1
+    backgrounds: Annotated[str, "Shards of pictures without people, pasted behind people (not for pose)."] = ""
+
+    size: Annotated[str, "Rows x columns in pixels. Default: 1024x768 (tiny: 256x192)."] = ""
+    images: Annotated[int, "Training length in labelled samples seen; 0: --epochs times what there is."] = 0
+    epochs: Annotated[float, "Training length in passes over the data; 0: 210 for pose, 200 for the others."] = 0
+    batch: Annotated[int, "Samples per optimiser step over all GPUs."] = 64
+    micro_batch: Annotated[int, "Samples per GPU and pass; batch / (GPUs x micro_batch) passes are accumulated."] = 4
+    lr: Annotated[float, "Peak learning rate of the decoder; 0: 5e-4, and 5e-5 for more than 133 keypoints."] = 0.0
+    layer_decay: Annotated[
+        float, "Factor of the learning rate per block towards the input; 0: by depth (0.80, 0.85, 0.90, 0.94)."
+    ] = 0.85
+    warmup_steps: Annotated[int, "Steps over which the learning rate rises; -1: 500 for pose, 400 for the others."] = -1
+    weight_decay: Annotated[float, "AdamW weight decay; none on norms, biases and positions."] = 0.1
+    beta2: Annotated[float, "AdamW beta 2."] = 0.999
+    hard_keypoints: Annotated[int, "Learn only this many of the worst keypoints of a person; 0: all."] = 0
+    window: Annotated[int, "Shards whose samples are shuffled together."] = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(len(self.data) > 0, f"data is empty; give a folder that `sapiens-train pack {self.task}` wrote")
+        _require(self.patch_padding in (-1, 0, 2), f"patch_padding is {self.patch_padding}; allowed are 0, 2 and -1")
+        _require(not (self.frozen and not self.init), "frozen needs --init: a random encoder is not worth freezing")
         _require(
-            rest == 0 and passes > 0,
-            f"a batch of {self.total_batch} cannot be split over {world} processes x {self.micro_batch} images; "
-            f"choose micro_batch so that {world} x micro_batch divides it",
+            not (self.backgrounds and self.task == "pose"),
+            "backgrounds are pasted behind a mask of people, which pose labels do not have; leave --backgrounds out",
         )
-        return passes
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        return self.arch.task_size
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.out)
 
 
 _RANGES = (
@@ -166,6 +230,12 @@ _RANGES = (
     ("max_skipped", 0, 10**9),
     ("max_minutes", 0, 10**9),
     ("peak_tflops", 0, 10**6),
+    ("images", 0, 10**12),
+    ("epochs", 0, 10**6),
+    ("lr", 0, 1),
+    ("layer_decay", 0, 1),
+    ("warmup_steps", -1, 10**9),
+    ("hard_keypoints", 0, 10**4),
 )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from training.models.heads import HEADS
 from training.models.mae import visible_count
 from training.models.zoo import PATCH, Architecture
 
@@ -46,6 +47,7 @@ class Work:
     decoder: float
     encoder_attention: float
     decoder_attention: float
+    frozen: bool = False
 
     @property
     def forward(self) -> float:
@@ -53,8 +55,8 @@ class Work:
 
     @property
     def training(self) -> float:
-        """Forward and backward pass."""
-        return 3 * self.forward
+        """Forward and backward pass; through a frozen encoder forward only."""
+        return 3 * self.forward - (2 * self.encoder if self.frozen else 0.0)
 
 
 def _blocks(depth: int, tokens: int, width: int) -> tuple[float, float]:
@@ -91,6 +93,19 @@ def encoder_work(arch: Architecture, size: tuple[int, int], cls_token: bool = Tr
     tokens = patches + cls_token
     total, attention = _blocks(arch.depth, tokens, arch.width)
     return Work(total + 2.0 * patches * PATCH * PATCH * 3 * arch.width, 0.0, attention, 0.0)
+
+
+def finetuning_work(arch: Architecture, size: tuple[int, int], task: str, channels: int, frozen: bool = False) -> Work:
+    """Work of one labelled image: the encoder on all patches, and the task's decoder."""
+    encoder = encoder_work(arch, size, cls_token=False)
+    shape = HEADS[task]
+    width = arch.head_width // 2 if shape.half else arch.head_width
+    pixels, decoder, before = (size[0] // PATCH) * (size[1] // PATCH), 0.0, arch.width
+    for _ in range(shape.ups):
+        decoder += 2.0 * pixels * before * width * 16
+        pixels, before = 4 * pixels, width
+    decoder += 2.0 * pixels * width * (shape.convs * width + channels)
+    return Work(encoder.encoder, decoder, encoder.encoder_attention, 0.0, frozen)
 
 
 def device_peak(device: torch.device) -> float:

@@ -20,10 +20,51 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in UNDECAYED
-            (plain if is_plain else decayed).append(parameter)
+            (plain if _is_undecayed(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    return _with_state(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True))
+
+
+def layerwise_adamw(
+    model: nn.Module, depth: int, decay: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW for fine-tuning: the learning rate falls by `decay` per block from the decoder to the input, so block
+    i of L gets decay^(L−i) of it, patches and positions decay^(L+1), the final norm and the decoder all of it.
+
+    decay: 0 chooses by depth as Sapiens2 does.
+    """
+    decay = decay or next(rate for blocks, rate in _DECAY_BY_DEPTH if depth <= blocks)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((_layer(name, depth), _is_undecayed(name, parameter)), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if plain else weight_decay,
+            "lr_scale": decay ** (depth + 1 - layer),
+        }
+        for (layer, plain), parameters in sorted(groups.items())
+    ]
+    return _with_state(torch.optim.AdamW(described, lr=0.0, betas=betas, fused=True))
+
+
+_DECAY_BY_DEPTH = ((24, 0.80), (32, 0.85), (40, 0.90), (10**6, 0.94))
+
+
+def _layer(name: str, depth: int) -> int:
+    """0: patches and positions; i + 1: block i; depth + 1: final norm and decoder."""
+    if name.startswith(("encoder.patch_embed", "encoder.pos_embed")):
+        return 0
+    return int(name.split(".")[2]) + 1 if name.startswith("encoder.blocks.") else depth + 1
+
+
+def _is_undecayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim < 2 or name.rsplit(".", 1)[-1] in UNDECAYED
+
+
+def _with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """The optimizer with its state made now instead of at its first step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
@@ -45,9 +86,21 @@ def learning_rate(peak: float, seen: int, images: int, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def task_learning_rate(task: str, peak: float, step: int, steps: int, warmup: int) -> float:
+    """The released schedules: a linear rise from peak·10⁻³ over `warmup` steps; then for pose a tenth from 170/210
+    of the run on and a hundredth from 200/210 on, for the other tasks a straight line to 0.
+    """
+    rise = min(warmup, steps)
+    rising = 1e-3 + (1 - 1e-3) * step / rise if step < rise else 1.0
+    if task == "pose":
+        return peak * rising * 0.1 ** sum(step >= steps * milestone / 210 for milestone in (170, 200))
+    return peak * rising * max(1 - step / steps, 0.0)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of a learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

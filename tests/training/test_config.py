@@ -47,7 +47,7 @@ def test_bare_on_and_off_in_yaml_are_understood(tmp_path):
     [
         ({"model": "3b"}, r"model is '3b'; allowed are tiny, 0\.3b"),
         ({"modle": "1b"}, "did you mean 'model'"),
-        ({"xyzzy": 1}, "allowed are data, run"),
+        ({"xyzzy": 1}, "allowed are model, size"),
         ({"decoder": "deep"}, "allowed are self, cross"),
         ({"size": "1000"}, "multiples of 16"),
         ({"size": "big"}, "rows x columns"),

@@ -16,8 +16,8 @@ from torch import Tensor
 from shards.order import Order
 from shards.stream import Positions
 from tests.shard_factory import photo, write_curated, write_members
-from training import checkpoint
-from training import pretrain as loop
+from training import checkpoint, loop
+from training import pretrain as pretraining
 from training.checkpoint import DamagedCheckpoint
 from training.config import PretrainConfig, UsageError, save_config
 from training.meter import MetricsLog
@@ -159,7 +159,7 @@ def test_training_learns(config, tmp_path):
 def test_what_is_not_finite_never_reaches_the_weights(config, tmp_path, monkeypatch, kind):
     """Step 3 is spoilt: weights and optimizer stay as step 2 left them, its samples are told, training goes on."""
     calls = iter(range(10**6))
-    real = loop.build_mae
+    real = pretraining.build_mae
 
     def spoilt(*a, **k):
         mae = real(*a, **k)
@@ -175,7 +175,7 @@ def test_what_is_not_finite_never_reaches_the_weights(config, tmp_path, monkeypa
         mae.forward = at_fifth
         return mae
 
-    monkeypatch.setattr(loop, "build_mae", spoilt)
+    monkeypatch.setattr(pretraining, "build_mae", spoilt)
     settings = config(save_every=1, ema=0.5)
     assert pretrain(settings) == 0
     run = tmp_path / "run"
@@ -185,7 +185,7 @@ def test_what_is_not_finite_never_reaches_the_weights(config, tmp_path, monkeypa
     assert all(torch.isfinite(t).all() for t in tensors(run, 6).values())
     assert [m["skipped"] for m in metrics(run)] == [0, 0, 1, 1, 1, 1]
     bad = json.loads((run / "bad/step-00000003.json").read_text())
-    shards = loop.open_shards(settings.data)
+    shards = pretraining.open_shards(settings.data)
     order = Order(shards.counts, settings.seed, settings.window)
     places = [order.sample_at(p) for p in range(16, 24)]
     assert bad["uids_by_rank"] == [[shards.samples(p.shard).uid_hex(p.row) for p in places]]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.config import PretrainConfig, UsageError, config_from
+from training.config import UsageError
 from training.models.mae import MAE
 from training.models.vit import Grid, ViT, resize_positions
-from training.models.zoo import FAMILY, PATCH, Architecture, build_encoder, build_mae
+from training.models.zoo import FAMILY, Architecture, build_encoder, build_mae
 
 LAYOUTS = ("encoder", "mae", "official")
 
@@ -45,7 +46,9 @@ _KNOWN_GRIDS = {4096: (64, 64), 3072: (64, 48)}
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, under our names. head: as stored, without its prefix; empty for pretrained files."""
+    """What a file holds, under our names. head: as stored, without its prefix; empty for pretrained files.
+    facts: what is written beside the tensors.
+    """
 
     path: str
     arch: Architecture
@@ -54,6 +57,7 @@ class Weights:
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     head: dict[str, Tensor]
+    facts: Mapping[str, Any]
 
     @property
     def has_cls_token(self) -> bool:
@@ -82,8 +86,8 @@ def read_weights(path: str | Path, grid: Grid | None = None, patch_padding: int 
             "give --grid ROWSxCOLUMNS"
         )
     if patch_padding is None:
-        patch_padding = int(str(facts.get("patch_padding") or released_padding(head)))
-    weights = Weights(str(path), _recognise(encoder, str(path)), grid, patch_padding, encoder, decoder, head)
+        patch_padding = int(facts["patch_padding"]) if "patch_padding" in facts else released_padding(head)
+    weights = Weights(str(path), _recognise(encoder, str(path)), grid, patch_padding, encoder, decoder, head, facts)
     _check(weights)
     return weights
 
@@ -259,11 +263,11 @@ def parse_grid(text: str) -> Grid:
     return int(rows), int(columns)
 
 
-def _grid_in(facts: Mapping[str, object]) -> Grid | None:
+def _grid_in(facts: Mapping[str, Any]) -> Grid | None:
     return parse_grid(str(facts["grid"])) if "grid" in facts else None
 
 
-def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a file or folder and the facts stored beside them."""
     if path.is_dir():
         return _read_folder(path, header_only)
@@ -289,7 +293,7 @@ def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor],
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}, {}
 
 
-def _read_folder(path: Path, header_only: bool) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read_folder(path: Path, header_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint folder, or the newest checkpoint of a run folder."""
     if not (path / "manifest.json").is_file():
         found = checkpoint.newest(path / "ckpt")
@@ -297,8 +301,7 @@ def _read_folder(path: Path, header_only: bool) -> tuple[dict[str, Tensor], dict
             raise UsageError(f"{path} is neither a checkpoint nor a run folder with one")
         path = found
     manifest = checkpoint.read_manifest(path)
-    config = config_from(PretrainConfig, manifest["config"])
-    facts = {"grid": f"{config.arch.image // PATCH}x{config.arch.image // PATCH}", "norm_pix": config.norm_pix}
+    facts = dict(manifest["weights"])
     if header_only:
         return {}, facts
     tensors = {

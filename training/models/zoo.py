@@ -12,7 +12,9 @@ PATCH = 16
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one model. image: its native square resolution in pixels. batch: images per optimiser step."""
+    """Sizes of one model. image: its native square resolution in pixels. batch: images per optimiser step of
+    pretraining. head_width: channels of the task decoders.
+    """
 
     name: str
     width: int
@@ -23,16 +25,24 @@ class Architecture:
     decoder_depth: int = 8
     decoder_heads: int = 16
     batch: int = 4096
+    head_width: int = 768
 
     @property
     def grid(self) -> Grid:
         return (self.image // PATCH, self.image // PATCH)
 
+    @property
+    def task_size(self) -> tuple[int, int]:
+        """Rows and columns in pixels of what the tasks see: three quarters as wide as high."""
+        return (self.image, self.image * 3 // 4)
+
 
 FAMILY = {
     model.name: model
     for model in (
-        Architecture("tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4, batch=128),
+        Architecture(
+            "tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4, batch=128, head_width=96
+        ),
         Architecture("0.3b", 1024, 24, 16),
         Architecture("0.6b", 1280, 32, 16),
         Architecture("1b", 1536, 40, 24),
