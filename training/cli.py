@@ -117,6 +117,64 @@ def convert(
 
 
 @app.command()
+def predict(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATHS...", help="Photos, folders, tars, videos, or a webcam's number.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results.")],
+    pose: Annotated[str, typer.Option(metavar="CKPT", help="Model for keypoints.")] = "",
+    parts: Annotated[str, typer.Option(metavar="CKPT", help="Model for body parts; they mask depth and normals.")] = "",
+    depth: Annotated[str, typer.Option(metavar="CKPT", help="Model for relative depth.")] = "",
+    normals: Annotated[str, typer.Option(metavar="CKPT", help="Model for surface normals.")] = "",
+    boxes: Annotated[
+        str, typer.Option(metavar="FILE|whole", help="People from a json or parquet file; whole: an image is a person.")
+    ] = "",
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of a person. [default: 0.5; of a FILE: 0]")
+    ] = None,
+    min_keypoint: Annotated[float, typer.Option(min=0, help="Least score of a keypoint that is drawn.")] = 0.3,
+    batch: Annotated[int, typer.Option(min=1, help="People per pass, over several images.")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Matrix products in fp32 or bf16.")] = "fp32",
+    pictures: Annotated[bool, typer.Option(help="Write panels and overlays.")] = True,
+    data: Annotated[bool, typer.Option(help="Write keypoints, maps and jsonl.")] = True,
+    frames: Annotated[int, typer.Option(min=0, help="Frames of each video or webcam; 0: to the end, or Ctrl-C.")] = 0,
+) -> None:
+    """Find people and tell their pose, parts, depth and normals: pictures and data for photos and videos."""
+    from training.predict.run import Options, summary
+    from training.predict.run import predict as run
+
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"precision is '{precision}'; allowed are fp32 and bf16")
+    given = {"pose": pose, "parts": parts, "depth": depth, "normals": normals}
+    options = Options(boxes, min_score, min_keypoint, batch, device, precision, pictures, data, frames)
+    rows = run(paths, out, {task: path for task, path in given.items() if path}, options)
+    print(f"{out}: {summary(rows)}")
+    failed = [row for row in rows if row.error_message]
+    for row in failed[:5]:
+        print(f"  {row.uri} {row.member}: {row.error_message}", file=sys.stderr)
+    if len(failed) > 5:
+        print(f"  and {len(failed) - 5} more in {out / 'manifest.parquet'}", file=sys.stderr)
+    raise typer.Exit(1 if all(row.status == "failed" for row in rows) else 0)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Fine-tuned run or checkpoint folder, or file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .onnx or .pt2 (torch.export).")],
+) -> None:
+    """Write a fine-tuned model as ONNX or torch.export archive, checked against the model's own output."""
+    from training.export import export as run
+
+    done = run(checkpoint, out)
+    print(
+        f"{done.path}: {done.kind} for {done.task}, uint8 images (any number, {done.size[0]}, {done.size[1]}, 3), "
+        f"{done.bytes / 1e6:.1f} MB; run with {done.checked_with} it differs from the model by {done.difference:.1e} "
+        "of the largest output"
+    )
+
+
+@app.command()
 def plan(
     model: Annotated[str, typer.Option(help=f"One of {', '.join(FAMILY)}.")] = "0.3b",
     gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
@@ -140,6 +198,33 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     from training.models.table import as_rows, as_text
 
     print(json.dumps(as_rows(), indent=1) if as_json else as_text())
+
+
+@app.command()
+def practice(
+    out: Annotated[Path, typer.Argument(help="Folder to write; `sapiens-train pack` reads it.")],
+    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 200,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Another seed gives other people: one to train, one to hold out.")
+    ] = 0,
+    backgrounds: Annotated[
+        Path | None, typer.Option(help="Folder of photos to stand before. Default: made up.")
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="ROWSxCOLUMNS", help="Default: varies about 256x224.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
+) -> None:
+    """Render pictures of people made of round cones, with exact keypoints, parts, depth and normals."""
+    from rich.progress import track
+
+    from training.models.convert import parse_grid
+    from training.practice.backdrop import find_photos
+    from training.practice.write import write_practice
+
+    photos = find_photos(backgrounds) if backgrounds else ()
+    written = write_practice(out, count, seed, photos, parse_grid(size) if size else None, workers)
+    for _ in track(written, "rendering", count):
+        pass
+    print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals")
 
 
 def main() -> None:

@@ -1,0 +1,86 @@
+"""What is behind the people: a photo, or a made-up scene of gradients, shapes and texture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from shards.crop import BrokenImage, Encoded
+from training.config import UsageError
+from training.practice.body import SKINS
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def find_photos(folder: Path) -> tuple[Path, ...]:
+    """The photos of a folder, at any depth. Raises UsageError where there is none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    if not found:
+        raise UsageError(f"--backgrounds {folder} holds no photo; give a folder of {', '.join(PHOTO_SUFFIXES)} files")
+    return tuple(found)
+
+
+def backdrop(rng: np.random.Generator, height: int, width: int, photos: Sequence[Path]) -> np.ndarray:
+    """(height, width, 3) float32 RGB, 0..1. Raises UsageError where a photo cannot be read."""
+    if not photos:
+        return imagined(rng, height, width)
+    path = photos[int(rng.integers(len(photos)))]
+    try:
+        encoded = Encoded(path.read_bytes())
+        pixels = encoded.decode(min(1.0, 1.5 * height / encoded.height), min(1.0, 1.5 * width / encoded.width))
+    except (OSError, BrokenImage) as error:
+        raise UsageError(f"the background {path} cannot be read ({error}); take it out of the folder") from error
+    scale = max(height / pixels.shape[0], width / pixels.shape[1]) * rng.uniform(1, 1.4)
+    pixels = cv2.resize(
+        pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    top = rng.integers(max(pixels.shape[0] - height, 0) + 1)
+    left = rng.integers(max(pixels.shape[1] - width, 0) + 1)
+    pixels = pixels[top : top + height, left : left + width]
+    if pixels.shape[:2] != (height, width):  # rounding
+        pixels = cv2.resize(pixels, (width, height))
+    return np.ascontiguousarray(pixels[:, ::-1] if rng.random() < 0.5 else pixels, dtype=np.float32) / 255
+
+
+def imagined(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Two blended colour fields, a floor, and shapes; some have the colours of skin and the shape of limbs, so that
+    neither tells a person.
+    """
+    picture = _field(rng, height, width, int(rng.integers(2, 5)))
+    if rng.random() < 0.6:
+        horizon = int(height * rng.uniform(0.4, 0.85))
+        picture[horizon:] = _field(rng, height, width, 3)[horizon:] * np.float32(rng.uniform(0.5, 1))
+    for _ in range(rng.integers(3, 16)):
+        _shape(rng, picture)
+    noise = rng.normal(0, 1, (height // 2 + 1, width // 2 + 1)).astype(np.float32)
+    grain = np.asarray(cv2.resize(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 2)), (width, height)))
+    return np.asarray(np.clip(picture + np.float32(rng.uniform(0, 0.12)) * grain[..., None], 0, 1))
+
+
+def _field(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
+    corners = rng.random((cells, cells, 3), dtype=np.float32) * 0.6 + rng.random(3, dtype=np.float32) * 0.4
+    return np.asarray(cv2.resize(corners, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+def _shape(rng: np.random.Generator, picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    colour = rng.random(3)
+    if rng.random() < 0.35:
+        colour = np.array(SKINS[rng.integers(len(SKINS))]) / 255
+    rgb = tuple(float(c) for c in colour)
+    a, b = ((int(rng.integers(-20, width + 20)), int(rng.integers(-20, height + 20))) for _ in range(2))
+    drawn = picture.copy()
+    match rng.integers(4):
+        case 0:
+            cv2.rectangle(drawn, a, b, rgb, -1 if rng.random() < 0.7 else int(rng.integers(2, 8)))
+        case 1:
+            axes = (int(rng.integers(4, max(width // 4, 5))), int(rng.integers(4, max(height // 4, 5))))
+            cv2.ellipse(drawn, a, axes, float(rng.uniform(0, 180)), 0, 360, rgb, -1, cv2.LINE_AA)
+        case 2:
+            cv2.line(drawn, a, b, rgb, int(rng.integers(3, max(width // 8, 4))), cv2.LINE_AA)
+        case _:
+            corners = np.array([a, b, (int(rng.integers(0, width)), int(rng.integers(0, height)))])
+            cv2.fillPoly(drawn, [corners], rgb, cv2.LINE_AA)
+    strength = np.float32(rng.uniform(0.5, 1))
+    picture += strength * (cv2.GaussianBlur(drawn, (0, 0), rng.uniform(0.3, 2.5)) - picture)

@@ -1,0 +1,262 @@
+"""One practice picture: who is where, which surface each pixel sees, and how that looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.labels.sets import ClassList, KeypointSet
+from training.practice.backdrop import backdrop
+from training.practice.body import EYES, Band, Frames, Material, Person, Piece, pose
+from training.practice.geometry import Camera, solid, turn
+
+_NEAR_FACE = 0.03
+"""Metres by which a point of the face may lie behind what is seen there and still be seen."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A person that is seen. keypoints: (17, 3) x, y, v as COCO's: 2 visible, 1 hidden, 0 outside the picture. mask:
+    (H, W) bool, the pixels where it is seen.
+    """
+
+    keypoints: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture and its labels, exact at pixel centres.
+
+    image: (H, W, 3) uint8 RGB. parts: (H, W) uint8, ids of Sapiens' 28 classes. depth: (H, W) float32, metres along the
+    optical axis, NaN off people. normals: (H, W, 3) float32, unit, x right, y up, z towards the camera, NaN off people.
+    """
+
+    image: np.ndarray
+    parts: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+    people: tuple[Instance, ...]
+    camera: Camera
+
+
+@dataclass
+class _Surface:
+    """The nearest surface at every pixel: its depth, the number of its piece, and the point in that piece's space."""
+
+    depth: np.ndarray
+    piece: np.ndarray
+    local: np.ndarray
+
+
+@lru_cache
+def coco17() -> KeypointSet:
+    return KeypointSet.load("coco17")
+
+
+@lru_cache
+def part_ids() -> dict[str, int]:
+    return {name: number for number, name in enumerate(ClassList.load("sapiens28").names)}
+
+
+def render(seed: int, index: int, photos: Sequence[Path] = (), size: tuple[int, int] | None = None) -> Rendered:
+    """Picture `index` of a seed: a pure function. size: rows and columns; otherwise it varies about 256 x 224."""
+    rng = np.random.default_rng([seed, index])
+    height, width = size or (int(rng.integers(208, 305)), int(rng.integers(160, 289)))
+    camera = Camera(height, width, float(rng.uniform(0.9, 1.8)) * max(height, width))
+    people = _crowd(rng, camera)
+    obstacles = _obstacles(rng, camera, people)
+    pieces = [piece for person in people for piece in person.pieces] + obstacles
+    owner = np.repeat(np.arange(len(people) + 1), [*(len(p.pieces) for p in people), len(obstacles)])
+    seen = _trace(camera, pieces)
+    parts, albedo, shine, normals = _paint(pieces, seen)
+    behind = backdrop(rng, height, width, photos)
+    image = _expose(rng, _shade(rng, albedo, shine, normals, seen), seen.piece >= 0, behind)
+    who = np.where(seen.piece >= 0, owner[seen.piece], -1)
+    who[who == len(people)] = -1  # obstacles are no people
+    off = who < 0
+    parts[off], normals[off] = 0, np.nan
+    found = tuple(_instance(camera, person, number, pieces, seen, who) for number, person in enumerate(people))
+    return Rendered(
+        image,
+        parts,
+        np.where(off, np.nan, seen.depth).astype(np.float32),
+        normals.astype(np.float32),
+        tuple(instance for instance in found if instance.mask.any()),
+        camera,
+    )
+
+
+# -- who is where ------------------------------------------------------------------------------------------------------
+
+
+def _crowd(rng: np.random.Generator, camera: Camera) -> list[Person]:
+    """One to three people, the later ones farther away."""
+    people = []
+    share = rng.uniform(0.6, 1.15)
+    for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
+        people.append(_stand(rng, camera, share))
+        share *= rng.uniform(0.55, 0.85)
+    return people
+
+
+def _stand(rng: np.random.Generator, camera: Camera, share: float) -> Person:
+    """A person whose body fills this share of the picture's height, somewhere in it; now and then cut by its edge."""
+    height, girth = rng.uniform(1.5, 1.95), rng.uniform(0.85, 1.3)
+    around = rng.normal(0, 40) if rng.random() < 0.75 else rng.uniform(90, 270)
+    tilt = rng.uniform(-90, 90) if rng.random() < 0.1 else rng.normal(0, 7)
+    frame = turn(x=rng.normal(0, 10), z=tilt) @ turn(y=around)
+    distance = camera.focal * height / (share * camera.height)
+    drawn = int(rng.integers(2**62))
+    here = Frames(np.array([0.0, 0.0, -distance]), frame, height, girth)
+    points = pose(np.random.default_rng(drawn), here).points()
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    reach = distance / camera.focal * np.array([camera.width, camera.height]) / 2
+    room = np.maximum(reach - (points.max(axis=0) - points.min(axis=0))[:2] / 2, 0.15 * reach)
+    target = rng.uniform(-1, 1, 2) * room * (1.5 if rng.random() < 0.25 else 1.0)
+    place = here.place + np.array([*(target - middle[:2]), -distance - middle[2]])
+    return pose(np.random.default_rng(drawn), Frames(place, frame, height, girth))
+
+
+def _obstacles(rng: np.random.Generator, camera: Camera, people: Sequence[Person]) -> list[Piece]:
+    """Now and then a beam or a ball in front of somebody."""
+    if rng.random() > 0.25:
+        return []
+    person = people[int(rng.integers(len(people)))]
+    target = person.points()[rng.integers(len(person.joints))] * rng.uniform(0.6, 0.85)
+    along = turn(z=rng.uniform(0, 180)) @ np.array([1.0, 0, 0]) * rng.choice([0.0, rng.uniform(0.2, 2.0)])
+    radius = float(rng.uniform(0.03, 0.12))
+    colour = rng.random(3)
+    pattern = str(rng.choice(["plain", "rings", "checks"]))
+    band = Band(-9, "Background", Material(colour, rng.random(3), pattern, shine=0.2))
+    return [Piece(solid(target - along, target + along, radius, radius * float(rng.uniform(0.6, 1))), (band,))]
+
+
+# -- what each pixel sees ----------------------------------------------------------------------------------------------
+
+
+def _trace(camera: Camera, pieces: Sequence[Piece]) -> _Surface:
+    shape = (camera.height, camera.width)
+    seen = _Surface(np.full(shape, np.inf), np.full(shape, -1), np.zeros((*shape, 3)))
+    rays = camera.rays(0, 0, *shape)
+    for number, piece in enumerate(pieces):
+        top, left, bottom, right = piece.solid.bounds(camera)
+        if top >= bottom or left >= right:
+            continue
+        window = np.s_[top:bottom, left:right]
+        depth, local = piece.solid.hit(rays[window])
+        nearer = depth < seen.depth[window]
+        seen.depth[window][nearer] = depth[nearer]
+        seen.piece[window][nearer] = number
+        seen.local[window][nearer] = local[nearer]
+    return seen
+
+
+def _paint(pieces: Sequence[Piece], seen: _Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Class ids (H, W), colours (H, W, 3), shine (H, W) and normals (H, W, 3) of what is seen."""
+    shape = seen.piece.shape
+    parts, shine = np.zeros(shape, np.uint8), np.zeros(shape)
+    albedo, normals = np.zeros((*shape, 3)), np.zeros((*shape, 3))
+    order = np.argsort(seen.piece, axis=None, kind="stable")
+    edges = np.searchsorted(seen.piece.ravel()[order], np.arange(len(pieces) + 1))
+    for number, piece in enumerate(pieces):
+        where = np.unravel_index(order[edges[number] : edges[number + 1]], shape)
+        if not len(where[0]):
+            continue
+        local = seen.local[where]
+        normals[where] = piece.solid.normals(local)
+        along = piece.solid.along(local)
+        ids, colours, glosses = np.zeros(len(local), np.uint8), np.zeros((len(local), 3)), np.zeros(len(local))
+        for band in piece.bands:
+            chosen = along >= band.start
+            ids[chosen] = part_ids()[band.part]
+            colours[chosen] = _texture(band.material, along[chosen], local[chosen])
+            glosses[chosen] = band.material.shine
+        if piece.face:
+            _draw_face(piece, local, ids, colours)
+        parts[where], albedo[where], shine[where] = ids, colours, glosses
+    return parts, albedo, shine, normals
+
+
+def _texture(material: Material, along: np.ndarray, local: np.ndarray) -> np.ndarray:
+    around = np.arctan2(local[:, 2], local[:, 0]) / np.pi
+    rings, stripes = np.floor(along * material.repeats) % 2, np.floor(around * material.repeats) % 2
+    second = {
+        "plain": np.zeros_like(along),
+        "rings": rings,
+        "stripes": stripes,
+        "checks": (rings + stripes) % 2,
+    }[material.pattern]
+    return np.asarray(material.colour + second[:, None] * (material.second - material.colour))
+
+
+def _draw_face(piece: Piece, local: np.ndarray, ids: np.ndarray, colours: np.ndarray) -> None:
+    """Eyes, brows, lips and glasses, by direction from the head's centre: a mirror image tells left from right."""
+    front = local[:, 2] > 0
+    for eye in EYES.values():
+        offset = local - np.array(eye) / np.linalg.norm(eye)
+        across, up = offset[:, 0], offset[:, 1]
+        white = front & ((across / 0.17) ** 2 + (up / 0.09) ** 2 < 1)
+        colours[white] = (0.95, 0.95, 0.93)
+        colours[white & (across**2 + up**2 < 0.006)] = (0.1, 0.07, 0.06)
+        colours[front & (np.abs(up - 0.19) < 0.035) & (np.abs(across) < 0.2)] *= 0.35
+        if piece.glasses:
+            ring = (across / 0.27) ** 2 + (up / 0.22) ** 2
+            rim = front & (ring < 1) & (ring > 0.5)
+            colours[rim], ids[rim] = (0.08, 0.08, 0.1), part_ids()["Apparel"]
+    up = local[:, 1] + 0.52
+    mouth = front & (np.abs(local[:, 0]) < 0.26) & (np.abs(up) < 0.1)
+    upper, lower = mouth & (up >= 0), mouth & (up < 0)
+    ids[upper], ids[lower] = part_ids()["Upper_Lip"], part_ids()["Lower_Lip"]
+    colours[mouth] = colours[mouth] * 0.5 + np.array([0.35, 0.05, 0.08])
+    colours[upper] *= 0.8
+
+
+# -- how it looks ------------------------------------------------------------------------------------------------------
+
+
+def _shade(
+    rng: np.random.Generator, albedo: np.ndarray, shine: np.ndarray, normals: np.ndarray, seen: _Surface
+) -> np.ndarray:
+    """One lamp from above, a sky, and a gloss: (H, W, 3) linear."""
+    lamp = turn(x=rng.uniform(-75, 15), y=rng.uniform(-80, 80)) @ np.array([0, 0, 1.0])
+    sky = rng.uniform(0.25, 0.6)
+    lit = np.maximum(normals @ lamp, 0)
+    glint = np.maximum(2 * lit * normals[..., 2] - lamp[2], 0) ** 20
+    light = sky * (0.75 + 0.25 * normals[..., 1]) + (1.1 - sky) * lit
+    tint = 1 + rng.normal(0, 0.06, 3)
+    return np.asarray(albedo * light[..., None] * tint + (shine * glint)[..., None])
+
+
+def _expose(rng: np.random.Generator, shaded: np.ndarray, solid_there: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Put the people before the backdrop, soften the edges as a lens does, and add exposure and noise: uint8."""
+    picture = np.where(solid_there[..., None], shaded, behind).astype(np.float32)
+    picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.45, 0.9)))
+    picture = (picture - 0.5) * rng.uniform(0.8, 1.15) + 0.5 + rng.uniform(-0.08, 0.08)
+    picture += rng.normal(0, rng.uniform(0.003, 0.03), picture.shape)
+    return np.asarray(np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8))
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def _instance(
+    camera: Camera, person: Person, number: int, pieces: Sequence[Piece], seen: _Surface, who: np.ndarray
+) -> Instance:
+    mask = who == number
+    keypoints = np.zeros((len(coco17().names), 3))
+    for row, name in enumerate(coco17().names):
+        point = person.joints[name]
+        x, y = camera.project(point)
+        column, line = round(float(x)), round(float(y))
+        if not (0 <= column < camera.width and 0 <= line < camera.height):
+            continue
+        piece = seen.piece[line, column]
+        shows = bool(mask[line, column]) and name in pieces[piece].joints
+        if name in {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}:
+            shows = shows and -point[2] < seen.depth[line, column] + _NEAR_FACE
+        keypoints[row] = x, y, 2 if shows else 1
+    return Instance(keypoints, mask)
