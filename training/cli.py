@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from shards.cache import ShardError
-from training.config import PretrainConfig, UsageError, load_config, whole_number
+from training.config import FinetuneConfig, PretrainConfig, UsageError, load_config, whole_number
+from training.models.heads import HEADS
 from training.models.zoo import FAMILY
 
 app = typer.Typer(
@@ -23,16 +24,21 @@ app = typer.Typer(
 )
 
 
+_ARGUMENTS = {"task": 0, "data": 1, "out": 2}
+"""Fields that are arguments, not options, and their places."""
+
+
 def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Give a command one option per field of a config class, named as the field, and a --config file below
     them.
 
-    The field `data` becomes the command's arguments.
+    The fields `task`, `data` and `out` become the command's arguments, in this order.
     """
 
     def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         hints = typing.get_type_hints(kind, include_extras=True)
-        parameters = [_parameter(field, hints[field.name]) for field in fields(kind)]
+        ordered = sorted(fields(kind), key=lambda field: _ARGUMENTS.get(field.name, 9))
+        parameters = [_parameter(field, hints[field.name]) for field in ordered]
         file = Annotated[
             str | None, typer.Option("--config", metavar="YAML", help="Settings from a file; flags go first.")
         ]
@@ -51,9 +57,11 @@ def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., N
 
 
 def _parameter(field: Any, hint: Any) -> inspect.Parameter:
-    plain, help_text = typing.get_args(hint)
+    plain, help_text = typing.get_args(hint)[:2]
     if field.name == "data":
         kind: Any = Annotated[list[str] | None, typer.Argument(metavar="DATA...", help=help_text)]
+    elif field.name in _ARGUMENTS:
+        kind = Annotated[str | None, typer.Argument(metavar=field.name.upper(), help=help_text)]
     else:
         if field.default not in (MISSING, "", 0, 0.0) or field.default is False:
             shown = str(field.default).lower() if isinstance(field.default, bool) else f"{field.default}"
@@ -75,6 +83,37 @@ def pretrain(config: PretrainConfig) -> None:
     from training.pretrain import pretrain as run
 
     raise typer.Exit(run(config))
+
+
+@app.command()
+@settings_of(FinetuneConfig)
+def finetune(config: FinetuneConfig) -> None:
+    """Fine-tune an encoder with a decoder for pose, parts, depth or normals; the same command again goes on."""
+    from training.finetune import finetune as run
+
+    raise typer.Exit(run(config))
+
+
+@app.command("eval")
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(HEADS)}.")],
+    weights: Annotated[str, typer.Argument(metavar="CKPT", help="Fine-tuned run or checkpoint folder, or file.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Folders that sapiens-train pack wrote.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per pass.")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
+    flip_test: Annotated[bool, typer.Option(help="Pose: average with the mirrored view.")] = True,
+) -> None:
+    """Measure a fine-tuned model on labelled shards: COCO AP, mIoU, depth errors, angular errors."""
+    from training.evaluate import evaluate as run
+
+    if task not in HEADS:
+        raise UsageError(f"task is '{task}'; allowed are {', '.join(HEADS)}")
+    found = run(task, weights, tuple(data), batch, workers, flip_test)
+    if found is not None:
+        print(found.as_text())
+        if json_file:
+            found.write(json_file)
 
 
 @app.command()

@@ -170,7 +170,7 @@ class FinetuneConfig(RunConfig):
     init: Annotated[str, "Pretrained encoder: run or checkpoint folder, .safetensors or .pth. Default: random."] = ""
     frozen: Annotated[bool, "Train the decoder alone on a frozen encoder (dense probing)."] = False
     patch_padding: Annotated[int, "0 or 2, see docs/tasks.md; -1: as the encoder of --init was trained."] = -1
-    backgrounds: Annotated[str, "Shards of pictures without people, pasted behind people (not for pose)."] = ""
+    backgrounds: Annotated[str, "Folder of pictures without people, put behind people (not for pose)."] = ""
 
     size: Annotated[str, "Rows x columns in pixels. Default: 1024x768 (tiny: 256x192)."] = ""
     images: Annotated[int, "Training length in labelled samples seen; 0: --epochs times what there is."] = 0

@@ -1,14 +1,13 @@
 """Fine-tuning of encoder and decoder on one of the four tasks; the loop itself is training/loop.py."""
 
 from collections.abc import Iterator
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shards.cache import ShardCache
-from shards.index import open_shards
 from shards.labelled import LabelledShards, open_labelled
 from shards.order import ORDER_VERSION, Order
 from shards.stream import Batch, stream
@@ -19,10 +18,8 @@ from training.meter import finetuning_work
 from training.models.task import build_task, channels_of, label_set
 from training.models.zoo import PATCH
 from training.optim import layerwise_adamw, task_learning_rate
-from training.tasks import depth, normals, parts, pose
-
-MODULES: dict[str, ModuleType] = {"pose": pose, "parts": parts, "depth": depth, "normals": normals}
-"""What a task asks of its module: Draw, loss, Metric and decode."""
+from training.tasks import MODULES
+from training.tasks.background import Backgrounds
 
 
 def finetune(config: FinetuneConfig) -> int:
@@ -46,7 +43,7 @@ def _job(config: FinetuneConfig, ranks: Ranks) -> Job:
     lr = config.lr or (5e-5 if config.task == "pose" and channels > 133 else 5e-4)
     warmup = config.warmup_steps if config.warmup_steps >= 0 else {"pose": 500}.get(config.task, 400)
     say(ranks, f"{steps} steps of {config.batch} samples: {images / data.shards.count:.3g} passes over the data")
-    options = {"hardest": config.hard_keypoints} if config.task == "pose" else {}
+    options = {"hardest": config.hard_keypoints or None} if config.task == "pose" else {}
 
     def loss(batch: Batch) -> Tensor:
         output = learner.model(batch.images)
@@ -117,7 +114,7 @@ def _build(config: FinetuneConfig, labels: dict[str, Any], ranks: Ranks) -> tupl
 
 def _stream(config: FinetuneConfig, data: LabelledShards, images: int, start: int, ranks: Ranks) -> Iterator[Batch]:
     """This rank's micro-batches of augmented views from where the run stands up to its end."""
-    options = {"backgrounds": open_shards(config.backgrounds)} if config.backgrounds else {}
+    options = {"backgrounds": Backgrounds.from_folder(Path(config.backgrounds))} if config.backgrounds else {}
     draw = MODULES[config.task].Draw(config.image_size, label_set(config.task, data.labels), True, **options)
     return stream(
         data.shards,

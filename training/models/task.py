@@ -71,10 +71,9 @@ class LoadedTask:
 
 def label_set(task: str, labels: Mapping[str, Any]) -> KeypointSet | ClassList | None:
     """Keypoints or classes out of what `labels.json` holds; None for depth and normals."""
-    own = {name: value for name, value in labels.items() if name not in ("format", "task", "counts")}
     if task == "pose":
-        return KeypointSet.from_dict(own)
-    return ClassList.from_dict(own) if task == "parts" else None
+        return KeypointSet.from_dict(labels["keypoints"])
+    return ClassList.from_dict(labels["classes"]) if task == "parts" else None
 
 
 def channels_of(task: str, labels: Mapping[str, Any]) -> int:
@@ -182,8 +181,10 @@ def _released_labels(task: str, weights: Weights) -> dict[str, Any]:
         raise UsageError(
             f"{weights.path} has {channels} channels for {task} and does not name its labels; released are {known}"
         )
-    kind = KeypointSet if task == "pose" else ClassList
-    return {"format": 1, "task": task, **kind.load(_RELEASED_SETS[task, channels]).to_dict()}
+    name = _RELEASED_SETS[task, channels]
+    if task == "pose":
+        return {"format": 1, "task": task, "keypoints": KeypointSet.load(name).to_dict()}
+    return {"format": 1, "task": task, "classes": ClassList.load(name).to_dict()}
 
 
 def _head_width(task: str, weights: Weights) -> int:
