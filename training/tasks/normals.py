@@ -62,10 +62,10 @@ class Draw:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., 3) at length 1; 0 where they are not finite or have no length."""
-    finite = np.isfinite(vectors).all(axis=-1, keepdims=True)
-    vectors = np.where(finite, vectors, 0)
-    length = np.sqrt((vectors**2).sum(axis=-1, keepdims=True))
-    return vectors / np.where(length > 0, length, 1)
+    square = _square(vectors)
+    usable = np.isfinite(square) & (square > 0)
+    scale = 1 / np.sqrt(np.where(usable, square, 1))
+    return np.where(usable[..., None], vectors * scale[..., None], 0)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Metric:
         """Found and labelled normals of one photo, (H, W, 3); NaN or 0 where there is none. A found one without
         direction counts as 90° off.
         """
-        valid = np.isfinite(labelled).all(axis=-1) & (labelled != 0).any(axis=-1) & ~np.isnan(found).any(axis=-1)
+        valid = (_square(labelled) > 0) & ~np.isnan(_square(found))
         if not valid.any():
             return
         angles = angles_between(found[valid], labelled[valid])
@@ -166,9 +166,14 @@ class Metric:
 def angles_between(found: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """Degrees between vectors (N, 3) of any length: (N,) float64, 90 where one has none."""
     a, b = found.astype(np.float64), labelled.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.einsum("ij,ij->i", a, b) / np.where(lengths > 0, lengths, 1)
+    lengths = np.sqrt(_square(a) * _square(b))
+    cosine = np.einsum("...i,...i->...", a, b) / np.where(lengths > 0, lengths, 1)
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def _square(vectors: np.ndarray) -> np.ndarray:
+    """Squared lengths of vectors (..., 3); NaN where a component is."""
+    return np.einsum("...i,...i->...", vectors, vectors)
 
 
 def _median(histogram: np.ndarray) -> float:

@@ -65,11 +65,12 @@ class Draw:
 def classes_of(sample: LabelledSample, labels: ClassList) -> np.ndarray:
     """(H, W) uint8 class ids of a sample. Raises BrokenImage."""
     classes = parts_from_png(sample.label)
-    known = np.zeros(256, bool)
-    known[: len(labels.names)] = known[IGNORE] = True
-    present = np.bincount(classes.ravel(), minlength=256) > 0
-    if unknown := np.flatnonzero(present & ~known).tolist():
-        raise BrokenImage(f"the label has classes {unknown} where {labels.name} has 0 … {len(labels.names) - 1}")
+    count = len(labels.names)
+    unknown = np.ones(256, np.uint8)
+    unknown[:count] = unknown[IGNORE] = 0
+    if cv2.LUT(classes, unknown).any():
+        extra = sorted(set(np.unique(classes).tolist()) - {*range(count), IGNORE})
+        raise BrokenImage(f"the label has classes {extra} where {labels.name} has 0 … {count - 1}")
     return classes
 
 

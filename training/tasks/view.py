@@ -53,11 +53,11 @@ class View:
     def shows(self, region: Region) -> np.ndarray:
         """Which pixels of a region of the photo lie inside the view: (y1 - y0, x1 - x0) bool."""
         x0, y0, x1, y1 = region
-        x, y = np.arange(x0, x1)[None], np.arange(y0, y1)[:, None]
-        shown = np.ones((y1 - y0, x1 - x0), bool)
-        for (a, b, c), last in zip(self.matrix, (self.size[1] - 1, self.size[0] - 1), strict=True):
-            at = a * x + (b * y + c)
-            shown &= (at >= -0.5) & (at <= last + 0.5)
+        x, y = np.arange(x0, x1), np.arange(y0, y1)
+        shown = np.ones((len(y), len(x)), bool)
+        for (a, b, c), side in zip(self.matrix, self.size[::-1], strict=True):
+            at = a * x + (b * y + c)[:, None] if a and b else a * x + c if a else (b * y + c)[:, None]
+            shown &= (at >= -0.5 - 1e-6) & (at <= side - 0.5 + 1e-6)
         return shown
 
     def holds(self, height: int, width: int) -> np.ndarray:
