@@ -1,7 +1,7 @@
 """A fine-tuned model as a file that runs without this project: an ONNX graph, or a `torch.export` archive.
 
-Both take uint8 RGB images (B, rows, columns, 3) of the model's size, for any B, and answer with the float32 output of the
-task's decoder: normalisation is inside. Every file is read back and run before it gets its name.
+Both take uint8 RGB images (B, rows, columns, 3) of the model's size, for any B, and answer with the float32 output of
+the task's decoder: normalisation is inside. Every file is read back and run before it gets its name.
 """
 
 import json
@@ -90,8 +90,8 @@ def trace(loaded: LoadedTask) -> ExportedProgram:
 
 
 def write_onnx(program: ExportedProgram, loaded: LoadedTask, path: Path) -> None:
-    """One .onnx file; task, size and labels are in its metadata. Weights over 2 GB, the limit of the format, lie beside it
-    in .onnx.data.
+    """One .onnx file; task, size and labels are in its metadata. Weights over 2 GB, the limit of the format, lie beside
+    it in .onnx.data.
     """
     made = torch.onnx.export(
         program,

@@ -72,7 +72,7 @@ def list_inputs(paths: Sequence[str], out: Path) -> list[Input]:
     found = [item for path in paths for item in _list_one(path, out)]
     if not found:
         raise UsageError(
-            f"no photo or video was found in {', '.join(paths)}; give images, folders, tars, videos or a webcam's number"
+            f"no photo or video was found in {', '.join(paths)}; give images, folders, tars, videos or a webcam number"
         )
     taken: set[str] = set()
     return [_named_once(item, taken) for item in found]

@@ -13,7 +13,7 @@ from training.models.task import TASKS, LoadedTask, TaskModel, load_task
 
 @dataclass(frozen=True)
 class Group:
-    """Tasks that one encoder pass serves: same weights, patch padding and input size. The first model's encoder runs."""
+    """Tasks that one encoder pass serves: same weights, patch padding and input size. The first's encoder runs."""
 
     size: tuple[int, int]
     models: dict[str, TaskModel]

@@ -1,0 +1,115 @@
+"""What the heads said of every person, put together in the pixels of the image.
+
+Each person was seen through a view of their own. A pixel that several claim goes to the person in whose box it lies
+deepest, measured in box sides, so a small figure before a large one keeps its pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.predict.people import inside
+from training.tasks import depth, normals, parts, pose
+from training.tasks.view import Region, View
+
+NO_DEPTH = NO_NORMAL = np.nan
+"""Where nobody is."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """box: x0, y0, x1, y1 in pixels of the image, with the score of whoever found it. keypoints: (K, 3) x, y, score;
+    None where pose was not asked.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    keypoints: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All answers for one image (H, W, 3) uint8 RGB; a map is None where its task was not asked.
+
+    owner: (H, W) uint16, 0 where nobody is, i where `people[i - 1]` is; by parts where they were asked, else by boxes.
+    parts: (H, W) uint8 class ids, 0 the background.
+    depth: (H, W) float32, about 0 (near) … 1 (far) within one person and not comparable between two; NaN elsewhere.
+    normals: (H, W, 3) float32 unit vectors, x right, y up, z towards the camera; NaN elsewhere.
+    """
+
+    image: np.ndarray
+    people: tuple[Person, ...]
+    owner: np.ndarray | None = None
+    parts: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    normals: np.ndarray | None = None
+
+
+class Composer:
+    """Collects the people of one image as their views come back from the models, in any order.
+
+    boxes: (n, 5) x0, y0, x1, y1, score; `self.boxes` are those that show something of the image, cut to it, and
+    `self.dropped` counts the others.
+    """
+
+    def __init__(self, image: np.ndarray, boxes: np.ndarray, tasks: Sequence[str]) -> None:
+        self.image, self.tasks = image, frozenset(tasks)
+        self.boxes, self.dropped = inside(boxes, *image.shape[:2])
+        shape = image.shape[:2]
+        self.keypoints: list[np.ndarray | None] = [None] * len(self.boxes)
+        dense = bool(self.tasks - {"pose"})
+        self.owner = np.zeros(shape, np.uint16) if dense else None
+        self.claim = np.full(shape, np.inf, np.float32) if dense else None
+        self.parts = np.zeros(shape, np.uint8) if "parts" in self.tasks else None
+        self.depth = np.full(shape, NO_DEPTH, np.float32) if "depth" in self.tasks else None
+        self.normals = np.full((*shape, 3), NO_NORMAL, np.float32) if "normals" in self.tasks else None
+
+    def add(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> None:
+        """Person `number` as each task's decoder described them: (C, h, w) float32 by task, and the view it saw."""
+        if "pose" in self.tasks:
+            self.keypoints[number] = pose.decode(outputs["pose"], views["pose"])
+        if self.owner is not None:
+            self._add_maps(number, outputs, views)
+
+    def done(self) -> Prediction:
+        people = (
+            Person((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(b[4]), keypoints)
+            for b, keypoints in zip(self.boxes, self.keypoints, strict=True)
+        )
+        return Prediction(self.image, tuple(people), self.owner, self.parts, self.depth, self.normals)
+
+    def _add_maps(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> None:
+        assert self.owner is not None
+        assert self.claim is not None
+        height, width = self.image.shape[:2]
+        view = next(views[task] for task in ("parts", "depth", "normals") if task in self.tasks)
+        region = view.region(height, width) if self.parts is not None else _whole_pixels(self.boxes[number])
+        x0, y0, x1, y1 = region
+        where = np.s_[y0:y1, x0:x1]
+
+        claim = _distance(self.boxes[number], region)
+        mine = claim < self.claim[where]
+        if self.parts is not None:
+            found = parts.decode(outputs["parts"], view, region)
+            mine &= (found > 0) & view.shows(region)
+            self.parts[where][mine] = found[mine]
+        if self.depth is not None:
+            self.depth[where][mine] = depth.decode(outputs["depth"], views["depth"], region)[mine]
+        if self.normals is not None:
+            self.normals[where][mine] = normals.decode(outputs["normals"], views["normals"], region)[mine]
+        self.claim[where][mine] = claim[mine]
+        self.owner[where][mine] = number + 1
+
+
+def _distance(box: np.ndarray, region: Region) -> np.ndarray:
+    """How far the pixels of a region lie from a box's centre: 1 on an ellipse through the middles of its sides."""
+    x0, y0, x1, y1 = region
+    x = (np.arange(x0, x1) + 0.5 - (box[0] + box[2]) / 2) / ((box[2] - box[0]) / 2)
+    y = (np.arange(y0, y1) + 0.5 - (box[1] + box[3]) / 2) / ((box[3] - box[1]) / 2)
+    return np.hypot(x[None], y[:, None]).astype(np.float32)
+
+
+def _whole_pixels(box: np.ndarray) -> Region:
+    """The pixels that a box inside the image touches."""
+    return int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
