@@ -34,8 +34,8 @@ def read_labelled(sample: LabelledSample, view: View, shape: tuple[int, ...]) ->
     return read_image(photo, view)
 
 
-def replaces_background(key: int, chance: float, backgrounds: Backgrounds | None) -> bool:
-    return backgrounds is not None and bool(uniforms(key_of(key, _PASTE), 1)[0] < chance)
+def replaces_background(key: int, chance: float) -> bool:
+    return bool(uniforms(key_of(key, _PASTE), 1)[0] < chance)
 
 
 def paste_over(backgrounds: Backgrounds, image: np.ndarray, person: np.ndarray, key: int) -> np.ndarray:

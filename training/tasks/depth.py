@@ -53,12 +53,12 @@ class Draw:
         view = zoomed.view
         given = depth_of(sample)
         image = read_labelled(sample, view, given.shape)
-        depth = warp_labels(given, view, np.nan)
+        depth = to_view(given, view)
         if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE, self.backgrounds):
-                image = paste_over(self.backgrounds, image, np.isfinite(depth), key)
+            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
+                image = paste_over(self.backgrounds, image, depth != NONE, key)
             image = disturb(image, zoomed.detail, key)
-        return image, {"depth": normalise(depth)}
+        return image, {"depth": depth}
 
 
 def depth_of(sample: LabelledSample) -> np.ndarray:
@@ -69,8 +69,11 @@ def depth_of(sample: LabelledSample) -> np.ndarray:
     return depth_from_png(sample.label, near, far)
 
 
-def normalise(depth: np.ndarray) -> np.ndarray:
-    """From any unit, NaN where there is none, to 0 nearest … 1 farthest and NONE: float32 of the same shape."""
+def to_view(depth: np.ndarray, view: View) -> np.ndarray:
+    """Depth of a photo (H, W) in any unit, NaN where there is none, as a view shows it: (rows, columns) float32 from
+    0 at its nearest to 1 at its farthest pixel, NONE elsewhere.
+    """
+    depth = warp_labels(depth, view, np.nan)
     valid = np.isfinite(depth)
     if not valid.any():
         return np.full(depth.shape, NONE, np.float32)

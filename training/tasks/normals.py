@@ -52,12 +52,19 @@ class Draw:
         view = zoomed.view
         given = normals_from_png(sample.label)
         image = read_labelled(sample, view, given.shape)
-        normals = unit(turn_vectors(warp_labels(given, view, np.nan), view))
+        normals = to_view(given, view)
         if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE, self.backgrounds):
+            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
                 image = paste_over(self.backgrounds, image, (normals != 0).any(axis=2), key)
             image = disturb(image, zoomed.detail, key)
         return image, {"normals": normals}
+
+
+def to_view(normals: np.ndarray, view: View) -> np.ndarray:
+    """Normals of a photo (H, W, 3), NaN or 0 where there is none, as a view shows them: (rows, columns, 3) float32
+    unit vectors in the view's axes, 0 where there is none. They turn with the view; in a mirrored one x is negated.
+    """
+    return unit(turn_vectors(warp_labels(normals, view, np.nan), view))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -50,11 +50,9 @@ class Draw:
         view = zoomed.view
         given = classes_of(sample, self.labels)
         image = read_labelled(sample, view, given.shape)
-        classes = warp_labels(given, view, IGNORE)
-        if view.flipped:
-            classes = cv2.LUT(classes, _mirrored(self.labels))
+        classes = to_view(given, view, self.labels)
         if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE, self.backgrounds):
+            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
                 person = (classes > 0) & view.holds(*given.shape)
                 image = paste_over(self.backgrounds, image, person, key)
                 classes = np.where(person, classes, 0)
@@ -74,11 +72,16 @@ def classes_of(sample: LabelledSample, labels: ClassList) -> np.ndarray:
     return classes
 
 
-def _mirrored(labels: ClassList) -> np.ndarray:
-    """(256,) uint8: the class that each becomes in a mirror."""
-    table = np.arange(256, dtype=np.uint8)
-    table[: len(labels.names)] = labels.flip_order
-    return table
+def to_view(classes: np.ndarray, view: View, labels: ClassList) -> np.ndarray:
+    """Class ids of a photo (H, W) uint8 as a view shows them: (rows, columns) uint8, IGNORE beyond the photo. In a
+    mirrored view left and right are swapped.
+    """
+    seen = warp_labels(classes, view, IGNORE)
+    if not view.flipped:
+        return seen
+    mirrored = np.arange(256, dtype=np.uint8)
+    mirrored[: len(labels.names)] = labels.flip_order
+    return cv2.LUT(seen, mirrored)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

@@ -44,14 +44,9 @@ class Draw:
         keypoints = keypoints_of(sample, self.labels)
         view = self.view(sample, key)
         image = read_image(Encoded(sample.image), view)
-        points = warp_points(keypoints[:, :2], view) / (self.size[1] - 1, self.size[0] - 1)
-        visible = keypoints[:, 2] > 0
-        if view.flipped:
-            order = list(self.labels.flip_order)
-            points, visible = points[order], visible[order]
         if self.augmented:
             image = drop_hole(blur(distort_colours(image, key), key), key)
-        points = np.where(visible[:, None], points, 0.0)
+        points, visible = to_view(keypoints, view, self.labels)
         return image, {"points": points.astype(np.float32), "visible": visible.astype(np.float32)}
 
 
@@ -63,6 +58,17 @@ def keypoints_of(sample: LabelledSample, labels: KeypointSet) -> np.ndarray:
     keypoints = given.reshape(-1, 3).copy()
     keypoints[~np.isfinite(keypoints).all(axis=1)] = 0  # a point that is nowhere is not labelled
     return keypoints
+
+
+def to_view(keypoints: np.ndarray, view: View, labels: KeypointSet) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints of a photo (K, 3) as a view shows them: points (K, 2) float64 as shares of its extent, 0 where not
+    labelled, and which are labelled (K,) bool. In a mirrored view left and right are swapped.
+    """
+    if view.flipped:
+        keypoints = keypoints[list(labels.flip_order)]
+    visible = keypoints[:, 2] > 0
+    points = warp_points(keypoints[:, :2], view) / (view.size[1] - 1, view.size[0] - 1)
+    return np.where(visible[:, None], points, 0.0), visible
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
