@@ -137,19 +137,25 @@ def reconstruct(
 def convert(
     weights: Annotated[str, typer.Argument(help="Released .pth, .safetensors, or a checkpoint or run folder.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    layout: Annotated[str, typer.Option(help="encoder (timm's names), mae (with decoder) or official.")] = "encoder",
+    layout: Annotated[
+        str, typer.Option(help="encoder (timm's names), mae (with decoder), task (with its decoder) or official.")
+    ] = "encoder",
     grid: Annotated[str, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of the stored positions, if unknown.")] = "",
     patch_padding: Annotated[int | None, typer.Option(help="0 or 2, for a head that was not released.")] = None,
 ) -> None:
     """Write the weights of a file or checkpoint as safetensors under other names."""
     from training.models.convert import LAYOUTS, parse_grid, read_weights, write_weights
+    from training.models.task import load_task, write_task
 
     if layout not in LAYOUTS:
         raise UsageError(f"layout is '{layout}'; allowed are {', '.join(LAYOUTS)}")
     if out.suffix != ".safetensors":
         raise UsageError(f"the output is '{out}'; give a name that ends in .safetensors")
     found = read_weights(weights, parse_grid(grid) if grid else None, patch_padding)
-    write_weights(found, out, layout)
+    if layout == "task" or (layout == "official" and found.head):
+        write_task(load_task(weights), out, official=layout == "official")
+    else:
+        write_weights(found, out, layout)
     print(
         f"{out}: sapiens-{found.arch.name}, grid {found.grid[0]} x {found.grid[1]}, patch padding {found.patch_padding}"
     )

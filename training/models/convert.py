@@ -22,7 +22,7 @@ from training.models.mae import MAE
 from training.models.vit import Grid, ViT, resize_positions
 from training.models.zoo import FAMILY, Architecture, build_encoder, build_mae
 
-LAYOUTS = ("encoder", "mae", "official")
+LAYOUTS = ("encoder", "mae", "task", "official")
 
 _BLOCK_NAMES = (
     (r"^layers\.(\d+)\.", r"blocks.\1."),
