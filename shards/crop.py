@@ -101,6 +101,11 @@ class Encoded:
         if self.height * self.width > MAX_PIXELS:
             raise BrokenImage(f"{self.width} x {self.height} px is more than {MAX_PIXELS} pixels")
 
+    @property
+    def is_upright_jpeg(self) -> bool:
+        """Its bytes show it as it is: a JPEG that need not be turned."""
+        return self._jpeg
+
     def decode(self, at_least_height: float = 1.0, at_least_width: float = 1.0) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright; shrunk by 2, 4 or 8 where both sides keep at least these shares of
         their pixels.

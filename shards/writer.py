@@ -4,27 +4,33 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its record. `key` is `{shard:05d}{index:04d}`, 9 digits without a dot."""
+    """One image with its record. `key` is `{shard:05d}{index:04d}`, 9 digits without a dot. label: a member of its own
+    named `{key}.{label_suffix}`, or b"".
+    """
 
     key: str
     jpeg: bytes
     record: dict[str, Any]
+    label: bytes = b""
+    label_suffix: str = ""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a sample's JPEG lies in its tar: first byte and number of bytes."""
+    """Where a sample's JPEG and label lie in its tar: first byte and number of bytes; -1 where there is no label."""
 
     key: str
     offset: int
     size: int
+    label_offset: int = -1
+    label_size: int = -1
 
 
 def sample_key(shard: int, index: int) -> str:
@@ -35,22 +41,30 @@ def sample_key(shard: int, index: int) -> str:
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> list[Placed]:
-    """Write `{key}.jpg` and `{key}.json` per sample to an uncompressed USTAR file."""
+    """Write `{key}.jpg`, `{key}.json` and, where there is one, the label of every sample to an uncompressed USTAR
+    file.
+    """
     placed = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             offset = _add(tar, f"{sample.key}.jpg", sample.jpeg)
             record = json.dumps(sample.record, ensure_ascii=False, sort_keys=True, allow_nan=False)
             _add(tar, f"{sample.key}.json", record.encode())
-            placed.append(Placed(sample.key, offset, len(sample.jpeg)))
+            place = Placed(sample.key, offset, len(sample.jpeg))
+            if sample.label:
+                label_offset = _add(tar, f"{sample.key}.{sample.label_suffix}", sample.label)
+                place = replace(place, label_offset=label_offset, label_size=len(sample.label))
+            placed.append(place)
     return placed
 
 
 def check_tar(path: Path, placed: list[Placed]) -> None:
     """Reopen a tar and find every sample where it was placed; raises OSError where one is not."""
     with tarfile.open(path, "r:") as tar:
-        found = {m.name: (m.offset_data, m.size) for m in tar if m.name.endswith(".jpg")}
-    wanted = {f"{p.key}.jpg": (p.offset, p.size) for p in placed}
+        members = [(m.name, m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
+    found = {(name.partition(".")[0], offset, size) for name, offset, size in members}
+    wanted = {(p.key, p.offset, p.size) for p in placed}
+    wanted |= {(p.key, p.label_offset, p.label_size) for p in placed if p.label_size >= 0}
     if found != wanted:
         raise OSError(f"{path}: {len(wanted)} samples written, {len(found)} read back; is the disk sound?")
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -243,6 +243,36 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     from training.models.table import as_rows, as_text
 
     print(json.dumps(as_rows(), indent=1) if as_json else as_text())
+
+
+@app.command()
+def pack(
+    task: Annotated[str, typer.Argument(metavar="pose|parts|depth|normals")],
+    labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="COCO json, folders, or WebDataset tars.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the labelled shards.")],
+    names: Annotated[
+        str, typer.Option("--set", metavar="NAME|FILE", help="Keypoint set or class list: shipped, or a YAML file.")
+    ] = "",
+    images: Annotated[Path | None, typer.Option(help="Photos of a COCO json. Default: images/ beside it.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Metres per step of 16-bit depth, such as 0.001.")] = None,
+    axes: Annotated[str, typer.Option(help="What normals' channels hold; OpenCV's camera is +x-y-z.")] = "+x+y+z",
+) -> None:
+    """Turn keypoints, class maps, depth or normals into labelled shards, with an account of every label."""
+    from rich.progress import Progress
+
+    from training.labels.dense_files import Convention
+    from training.labels.given import TASKS, Task
+    from training.labels.pack import Packing, summary
+    from training.labels.pack import pack as run
+
+    if task not in TASKS:
+        raise UsageError(f"task is '{task}'; allowed are {', '.join(TASKS)}")
+    packing = Packing(cast(Task, task), tuple(labels), out, names, images, Convention(scale, axes))
+    with Progress() as bars:
+        bar = bars.add_task("packing", total=None)
+        for done, total in run(packing):
+            bars.update(bar, completed=done, total=total)
+    print(f"{out}: {summary(json.loads((out / 'labels.json').read_text()))}")
 
 
 @app.command()

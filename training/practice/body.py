@@ -292,8 +292,11 @@ def _skirt(at: Frames, joints: dict[str, np.ndarray], looks: Looks) -> Piece:
     h = at.height
     hem = (joints["left_knee"] + joints["right_knee"]) / 2
     end = at.place + 0.8 * (hem - at.place)
+    axis = (end - at.place) / np.linalg.norm(end - at.place)
+    flat_hem = np.eye(3) + 4 * np.outer(axis, axis)
     bands = (Band(-9, "Lower_Clothing", looks.lower),)
-    return Piece(solid(at.place, end, 0.08 * h * at.girth, 0.105 * h * at.girth), bands, ("left_hip", "right_hip"))
+    cone = solid(at.place, end, 0.075 * h * at.girth, 0.12 * h * at.girth, flat_hem)
+    return Piece(cone, bands, ("left_hip", "right_hip"))
 
 
 def _covered(bare: str, skin: Material, reach: float, cloth: str, material: Material) -> tuple[Band, ...]:

@@ -1,0 +1,121 @@
+"""Keypoint files in COCO's format: 17, COCO-WholeBody's 133, or any other number of keypoints."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.config import UsageError
+from training.labels.given import NOWHERE, Given, GivenPerson, LabelError
+from training.labels.sets import KeypointSet, shipped
+
+WHOLE_BODY = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+"""COCO-WholeBody's fields, in the order of its 133 keypoints; all but the first have a `…_valid` beside them."""
+
+
+def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[KeypointSet, list[Given]]:
+    """The photos of a COCO json in its order, with their people; and the keypoint set, told by the file where none is
+    given. Raises UsageError for what is no such file.
+    """
+    content = _load(path)
+    keypoints = keypoints or _recognise(path, content)
+    order = _order(path, content, keypoints)
+    people: dict[Any, list[GivenPerson]] = defaultdict(list)
+    for number, annotation in enumerate(content["annotations"]):
+        people[annotation.get("image_id")].append(_person(annotation, number, order))
+    given = []
+    for entry in content["images"]:
+        if found := people.pop(entry.get("id"), None):
+            given.append(_photo(path, images, entry, found))
+    return keypoints, given + list(_astray(path, people))
+
+
+def default_images(path: Path) -> Path | None:
+    """The folder `images` beside a json, where there is one."""
+    folder = path.parent / "images"
+    return folder if folder.is_dir() else None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+    lists = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else [None]
+    if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
+        raise UsageError(f"{path} is not a COCO file: it needs the lists 'images' and 'annotations'")
+    return dict(content)
+
+
+def _category_names(content: dict[str, Any]) -> tuple[str, ...]:
+    for category in content.get("categories", ()):
+        if names := category.get("keypoints"):
+            return tuple(map(str, names))
+    return ()
+
+
+def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
+    first: dict[str, Any] = next((a for a in content["annotations"] if "keypoints" in a), {})
+    if "face_kpts" in first:
+        return KeypointSet.load("wholebody133")
+    names, count = _category_names(content), len(first.get("keypoints", ())) // 3
+    known = [KeypointSet.load(name) for name in shipped("keypoints")]
+    for candidate in known:
+        if set(candidate.names) == set(names) or (not names and len(candidate.names) == count):
+            return candidate
+    raise UsageError(
+        f"{path} has {count} keypoints by names that no shipped set has ({', '.join(shipped('keypoints'))}); "
+        "describe them in a YAML file and give it with --set"
+    )
+
+
+def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple[int, ...]:
+    """Where in the file's lists each keypoint of the set stands, by the names of the file's category."""
+    names = _category_names(content)
+    if len(names) != len(keypoints.names):  # COCO-WholeBody names only the first 17
+        return tuple(range(len(keypoints.names)))
+    if set(names) != set(keypoints.names):
+        strange = sorted(set(names) - set(keypoints.names))
+        raise UsageError(
+            f"{path} calls keypoints {', '.join(strange[:3])}, which {keypoints.name} does not have; give --set"
+        )
+    return tuple(names.index(name) for name in keypoints.names)
+
+
+def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
+    flat: list[float] = []
+    for field in WHOLE_BODY:
+        values = [float(value) for value in annotation.get(field) or ()]
+        if not annotation.get(field.replace("_kpts", "_valid"), True):
+            values = [0.0] * len(values)
+        flat += values
+    if len(flat) == 3 * len(order):
+        flat = [value for place in order for value in flat[3 * place : 3 * place + 3]]
+    box = None
+    if (given := annotation.get("bbox")) is not None and len(given) == 4:
+        x, y, width, height = map(float, given)
+        box = (x, y, x + width, y + height)
+    area = float(annotation.get("area") or "nan")
+    return GivenPerson(str(annotation.get("id", number)), tuple(flat), box, area, bool(annotation.get("iscrowd", 0)))
+
+
+def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:
+    name = str(entry.get("file_name", ""))
+    size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
+    identity = entry["id"] if isinstance(entry.get("id"), int) else -1
+    return Given(str(path), name, partial(_read_image, images, name), tuple(people), image_id=identity, size=size)
+
+
+def _read_image(images: Path, name: str) -> bytes:
+    for candidate in (images / name, images / Path(name).name):
+        if name and candidate.is_file():
+            return candidate.read_bytes()
+    raise LabelError(NOWHERE, f"there is no '{name}' in {images}")
+
+
+def _astray(path: Path, people: dict[Any, list[GivenPerson]]) -> Iterator[Given]:
+    for identity, found in people.items():
+        error = LabelError(NOWHERE, f"image_id {identity} is not among the file's images")
+        yield Given(str(path), f"image_id {identity}", bytes, tuple(found), refused=error)
