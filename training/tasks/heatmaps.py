@@ -81,7 +81,9 @@ def _newton_step(values: np.ndarray) -> np.ndarray:
     middle = values[:, 1, 1]
     dx, dy = (values[:, 1, 2] - values[:, 1, 0]) / 2, (values[:, 2, 1] - values[:, 0, 1]) / 2
     dxx, dyy = values[:, 1, 2] + values[:, 1, 0] - 2 * middle, values[:, 2, 1] + values[:, 0, 1] - 2 * middle
-    dxy = (values[:, 2, 2] - values[:, 2, 0] - values[:, 0, 2] + values[:, 0, 0]) / 4
+    rising = values[:, 2, 2] - values[:, 1, 2] - values[:, 2, 1] + middle  # the corners that UDP takes
+    falling = values[:, 0, 0] - values[:, 1, 0] - values[:, 0, 1] + middle
+    dxy = (rising + falling) / 2
     determinant = dxx * dyy - dxy**2
     has_top = (dxx < 0) & (determinant > 1e-12)
     safe = np.where(has_top, determinant, 1.0)

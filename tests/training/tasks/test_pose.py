@@ -5,6 +5,7 @@ import json
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,24 @@ def test_noise_moves_points_little() -> None:
     heatmaps, _ = encode(torch.tensor(shares)[None], torch.ones(1, 200), (256, 192))
     noisy = heatmaps[0].numpy() + rng.normal(0, 0.02, (200, 256, 192)).astype(np.float32)
     assert np.abs((peaks(noisy) - shares) * [191, 255]).mean() < 0.5
+
+
+def test_refinement_is_that_of_dark_udp() -> None:
+    """Away from the edges: whole heatmaps blurred by OpenCV, then the published derivatives, one keypoint at a time."""
+    rng = np.random.default_rng(4)
+    shares = rng.uniform(0.25, 0.75, (40, 2))
+    clean, _ = encode(torch.tensor(shares)[None], torch.ones(1, 40), (96, 72))
+    heatmaps = clean[0].numpy() + rng.uniform(0, 0.05, (40, 96, 72)).astype(np.float32)
+    for heatmap, found in zip(heatmaps, peaks(heatmaps) * [71, 95], strict=True):
+        y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+        f = np.log(np.clip(cv2.GaussianBlur(heatmap, (11, 11), 0), 1e-3, 50)).astype(np.float64)
+        gradient = np.array([f[y, x + 1] - f[y, x - 1], f[y + 1, x] - f[y - 1, x]]) / 2
+        dxx, dyy = f[y, x + 1] - 2 * f[y, x] + f[y, x - 1], f[y + 1, x] - 2 * f[y, x] + f[y - 1, x]
+        dxy = 0.5 * (
+            f[y + 1, x + 1] - f[y, x + 1] - f[y + 1, x] + 2 * f[y, x] - f[y, x - 1] - f[y - 1, x] + f[y - 1, x - 1]
+        )
+        expected = np.array([x, y]) - np.linalg.inv([[dxx, dxy], [dxy, dyy]]) @ gradient
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
