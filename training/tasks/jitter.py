@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.draws import key_of, uniforms
 from training.labels.sets import KeypointSet
-from training.tasks.view import PADDING, Box, View, frame, look
+from training.tasks.view import Box, View, frame, look
 
 _HALF, _MOVE, _FLIP = 1, 2, 3  # what a key's draws are for
 _NORMAL = NormalDist()
@@ -20,6 +20,9 @@ SCALE = (0.5, 1.5)
 ROTATION, ROTATION_CHANCE = 80.0, 0.6
 HALF_CHANCE, UPPER_CHANCE, HALF_PADDING = 0.3, 0.7, 1.5
 LEAST_VISIBLE, LEAST_UPPER, LEAST_LOWER = 9, 2, 3
+
+RESIZE = (0.2, 2.0)
+WIDEST = 1.25  # of a dense view, in widths of the padded box
 
 
 def pose_view(box: Box, keypoints: np.ndarray, labels: KeypointSet, size: tuple[int, int], key: int) -> View:
@@ -78,8 +81,8 @@ def dense_view(box: Box, size: tuple[int, int], key: int, rotation: float, rotat
     no use here: views never stretch, and the labelled person is always in them.
     """
     ratio, across, down, turn, angle, flip = uniforms(key_of(key, _MOVE), 6)
-    ratio = 0.2 + 1.8 * ratio
-    extent = min(1 / ratio, PADDING)
+    ratio = RESIZE[0] + ratio * (RESIZE[1] - RESIZE[0])
+    extent = min(1 / ratio, WIDEST)
     (x, y), width = frame(box, size)
     height = width * (size[0] - 1) / (size[1] - 1)
     x += (across - 0.5) * abs(1 - extent) * width
