@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.draws import uniforms
 
@@ -96,6 +96,8 @@ class Encoded:
                 self._jpeg = self._jpeg and orientation == 1
                 if orientation >= 5:  # lying on its side
                     self.width, self.height = self.height, self.width
+        except UnidentifiedImageError as error:
+            raise BrokenImage(f"not an image: it starts with {data[:8]!r}") from error
         except Exception as error:  # Pillow's plug-ins raise whatever they like
             raise BrokenImage(f"not an image: {error}") from error
         if self.height * self.width > MAX_PIXELS:

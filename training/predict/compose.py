@@ -1,7 +1,8 @@
 """What the heads said of every person, put together in the pixels of the image.
 
-Each person was seen through a view of their own. A pixel that several claim goes to the person in whose box it lies
-deepest, measured in box sides, so a small figure before a large one keeps its pixels.
+Each person was seen through a view of their own; what lies beyond their padded box is not theirs. A pixel that several
+claim goes to the person in whose box it lies deepest, measured in box sides, so a small figure before a large one keeps
+its pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from training.predict.people import inside
 from training.tasks import depth, normals, parts, pose
-from training.tasks.view import Region, View
+from training.tasks.view import PADDING, Region, View
 
 NO_DEPTH = NO_NORMAL = np.nan
 """Where nobody is."""
@@ -84,7 +85,8 @@ class Composer:
         assert self.claim is not None
         height, width = self.image.shape[:2]
         view = next(views[task] for task in ("parts", "depth", "normals") if task in self.tasks)
-        region = view.region(height, width) if self.parts is not None else _whole_pixels(self.boxes[number])
+        reach = PADDING if self.parts is not None else 1.0  # a box of its own is all there is to tell people by
+        region = _pixels(self.boxes[number], reach, height, width)
         x0, y0, x1, y1 = region
         where = np.s_[y0:y1, x0:x1]
 
@@ -110,6 +112,13 @@ def _distance(box: np.ndarray, region: Region) -> np.ndarray:
     return np.hypot(x[None], y[:, None]).astype(np.float32)
 
 
-def _whole_pixels(box: np.ndarray) -> Region:
-    """The pixels that a box inside the image touches."""
-    return int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
+def _pixels(box: np.ndarray, reach: float, height: int, width: int) -> Region:
+    """The pixels of an image that a box, grown by a factor about its centre, touches."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_width, half_height = (box[2] - box[0]) / 2 * reach, (box[3] - box[1]) / 2 * reach
+    return (
+        max(0, int(np.floor(x - half_width))),
+        max(0, int(np.floor(y - half_height))),
+        min(width, int(np.ceil(x + half_width))),
+        min(height, int(np.ceil(y + half_height))),
+    )

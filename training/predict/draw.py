@@ -24,6 +24,9 @@ INK, PAPER, SOFT = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 HEAD, FOOT, GAP = 26, 22, 4
 """Pixels of the strip with titles above a panel, of the strip with keys below it, and between its pictures."""
 
+NARROWEST = 130
+"""Pixels of a column at least, so that titles and keys fit."""
+
 PARTS_OPACITY = 0.7
 FADE = 0.55
 """How far the photo fades to white around coloured parts."""
@@ -191,14 +194,15 @@ def _draw_boxes(picture: np.ndarray, found: Prediction) -> np.ndarray:
 
 def _sheet(columns: list[tuple[str, np.ndarray, str]]) -> np.ndarray:
     """Pictures of one size, side by side, a title above and a key below each."""
-    height, width = columns[0][1].shape[:2]
+    height, across = columns[0][1].shape[:2]
+    width = max(across, NARROWEST)
     sides = (len(columns) * (width + GAP) - GAP, HEAD + height + FOOT)
     sheet = Image.new("RGB", (sides[0] + sides[0] % 2, sides[1] + sides[1] % 2), PAPER)  # video codecs want them even
     draw = ImageDraw.Draw(sheet)
     for number, (title, picture, key) in enumerate(columns):
         left = number * (width + GAP)
         draw.text((left + width / 2, HEAD / 2), title, fill=INK, anchor="mm", font=_font(14))
-        sheet.paste(Image.fromarray(picture), (left, HEAD))
+        sheet.paste(Image.fromarray(picture), (left + (width - across) // 2, HEAD))
         _draw_key(sheet, draw, key, left, HEAD + height, width)
     return np.array(sheet)
 

@@ -1,0 +1,82 @@
+"""What is given becomes photos and clips with safe, unique names."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.shard_factory import photo, write_curated, write_members
+from training.config import UsageError
+from training.predict.inputs import Clip, Photo, list_inputs
+
+
+def names(*paths: object, out: Path = Path("/nowhere")) -> list[str]:
+    return [item.name for item in list_inputs([str(p) for p in paths], out)]
+
+
+def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_output(photos: Path):
+    (photos / ".hidden.jpg").write_bytes(photo(3))
+    (photos / "notes.txt").write_text("not a photo")
+    (photos / "clip.MP4").write_bytes(b"")
+    (photos / "out").mkdir()
+    (photos / "out" / "a.panel.jpg").write_bytes(photo(4))
+    assert names(photos, out=photos / "out") == ["a", "b", "clip", "more/a"]
+
+
+def test_inputs_of_one_name_keep_apart(tmp_path: Path):
+    for name in ("a.jpg", "a.png", "a.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path) == ["a", "a-2", "a-3"]
+    assert names(tmp_path / "a.jpg", tmp_path / "a.jpg") == ["a", "a-2"]
+
+
+def test_tar_members_are_read_by_offset_and_cannot_leave_the_output(tmp_path: Path):
+    tar = write_members(
+        tmp_path / "s.tar",
+        [("../../up.jpg", photo(1)), ("/abs/x.jpg", photo(2)), ("x.json", b"{}"), ("y.jpg", photo(3))],
+    )
+    found = list_inputs([str(tar)], tmp_path / "out")
+    assert [item.name for item in found] == ["s/up", "s/abs/x", "s/y"]
+    assert isinstance(found[2], Photo)
+    assert found[2].read() == photo(3)
+
+
+def test_a_broken_tar_is_a_photo_with_an_error(tmp_path: Path):
+    tar = write_members(tmp_path / "s.tar", [("a.jpg", photo(1)), ("b.jpg", photo(2))])
+    tar.write_bytes(tar.read_bytes()[:1500])
+    (found,) = list_inputs([str(tmp_path)], tmp_path / "out")
+    assert isinstance(found, Photo)
+    assert "s.tar" in found.error
+
+
+def test_curated_shards_bring_their_people_at_the_packed_size(tmp_path: Path):
+    curated = write_curated(tmp_path / "c", shards=1, per_shard=2)
+    index = curated / "shards" / "00000.parquet"
+    person = {"x0": 20.0, "y0": 40.0, "x1": 120.0, "y1": 160.0, "score": 0.75}
+    table = pq.read_table(index)
+    table = table.append_column("original_width", pa.array([240, 240]))
+    table = table.append_column("person_boxes", pa.array([[person], None]))
+    pq.write_table(table, index)
+    first, second = list_inputs([str(curated)], tmp_path / "out")
+    assert isinstance(first, Photo)
+    assert isinstance(second, Photo)
+    np.testing.assert_allclose(first.boxes, [[10, 20, 60, 80, 0.75]])
+    assert second.boxes is None
+
+
+def test_a_number_is_a_webcam_unless_there_is_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_inputs(["0"], tmp_path) == [Clip("webcam-0", "0", webcam=0)]
+    Path("0").write_bytes(photo(1))
+    assert isinstance(list_inputs(["0"], tmp_path)[0], Photo)
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"nothing\.jpg does not exist"):
+        list_inputs([str(tmp_path / "nothing.jpg")], tmp_path)
+    (tmp_path / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(UsageError, match="no photo or video was found"):
+        list_inputs([str(tmp_path)], tmp_path / "out")

@@ -1,0 +1,100 @@
+"""The command: every input is a row, what cannot be meant is one sentence."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.shard_factory import photo, write_foreign
+from training.config import UsageError
+from training.predict.run import Options, predict, summary
+
+WHOLE = Options(boxes="whole", device="cpu")
+
+
+def test_every_input_is_a_row_whatever_it_holds(checkpoints, photos: Path, tmp_path):
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.png").write_text("no picture")
+    (photos / "cut.jpg").write_bytes(photo(5, 400, 400)[:2000])
+    os.mkfifo(photos / "pipe.jpg")
+    write_foreign(photos / "shard.tar", range(2))
+    rows = predict([str(photos)], tmp_path / "out", checkpoints, WHOLE)
+    table = pd.read_parquet(tmp_path / "out" / "manifest.parquet").set_index("name")
+    assert len(table) == len(rows) == 9
+    failed = table[table.status == "failed"].error_message
+    assert sorted(failed.index) == ["cut", "empty", "pipe", "text"]
+    assert failed["pipe"].startswith("OSError: not a regular file")
+    assert (failed.drop("pipe").str.startswith("BrokenImage")).all()
+    good = table[table.status == "success"]
+    assert sorted(good.index) == ["a", "b", "more/a", "shard/000000", "shard/000001"]
+    assert (good.num_persons == 1).all()
+    assert dict(zip(good.width, good.height, strict=True)).items() >= {120: 96, 30: 50, 200: 300}.items()
+    assert all((tmp_path / "out" / file).is_file() for files in good.files for file in files)
+    assert summary(rows) == "5 photos with 5 people; 4 failed"
+
+
+def test_batches_over_images_of_mixed_sizes_do_not_change_the_answers(checkpoints, photos: Path, tmp_path):
+    boxes = [{"uri": str(p), "boxes": [[2, 2, 28, 48], [5, 9, 25, 40]]} for p in photos.rglob("*.*")]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    for batch in (1, 5):
+        options = Options(boxes=str(tmp_path / "boxes.json"), device="cpu", batch=batch)
+        predict([str(photos)], tmp_path / f"out{batch}", checkpoints, options)
+    for name in ("a", "b", "more/a"):
+        one, five = (json.loads((tmp_path / f"out{n}" / f"{name}.keypoints.json").read_text()) for n in (1, 5))
+        assert len(one["people"]) == 2
+        for p, q in zip(one["people"], five["people"], strict=True):
+            np.testing.assert_allclose(p["keypoints"], q["keypoints"], atol=0.02)
+        depths = [np.load(tmp_path / f"out{n}" / f"{name}.depth.npy") for n in (1, 5)]
+        np.testing.assert_allclose(*depths, atol=1e-4)
+
+
+def test_an_image_without_people_gives_empty_results(checkpoints, photos: Path, tmp_path):
+    (tmp_path / "boxes.json").write_text(
+        json.dumps(
+            [{"uri": str(photos / "a.jpg"), "boxes": []}, {"uri": str(photos / "b.PNG"), "boxes": [[99, 0, 120, 9]]}]
+        )
+    )
+    options = Options(boxes=str(tmp_path / "boxes.json"), device="cpu")
+    a, b, more = predict([str(photos)], tmp_path / "out", checkpoints, options)
+    assert (a.status, a.num_persons, a.dropped_boxes) == ("success", 0, 0)
+    assert (b.status, b.num_persons, b.dropped_boxes) == ("success", 0, 1)
+    assert (more.status, more.error_message.split(":")[0]) == ("failed", "NoBoxes")
+    assert np.isnan(np.load(tmp_path / "out" / "a.normals.npy")).all()
+
+
+def test_the_manifest_is_a_file_of_boxes_for_the_next_run(checkpoints, photos: Path, tmp_path):
+    predict([str(photos)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
+    again = Options(boxes=str(tmp_path / "out" / "manifest.parquet"), device="cpu")
+    rows = predict([str(photos)], tmp_path / "two", {"pose": checkpoints["pose"]}, again)
+    assert [row.num_persons for row in rows] == [1, 1, 1]
+
+
+def test_the_record_states_models_and_conventions(checkpoints, photos: Path, tmp_path):
+    predict([str(photos / "a.jpg")], tmp_path / "out", checkpoints, WHOLE)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["encoder_passes"] == 2
+    assert list(record["models"]) == ["pose", "parts", "depth", "normals"]
+    assert "relative within one person" in record["conventions"]["depth.npy"]
+
+
+def test_the_same_command_again_writes_the_same(checkpoints, photos: Path, tmp_path):
+    first = predict([str(photos)], tmp_path / "out", checkpoints, WHOLE)
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.n*")}
+    assert predict([str(photos)], tmp_path / "out", checkpoints, WHOLE) == first
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.n*")} == before
+
+
+def test_an_output_that_holds_something_else_is_refused(checkpoints, photos: Path, tmp_path):
+    with pytest.raises(UsageError, match="is not empty and holds no earlier results"):
+        predict([str(photos / "a.jpg")], photos, checkpoints, WHOLE)
+    with pytest.raises(UsageError, match="is a file; the last argument is the folder"):
+        predict([str(photos / "a.jpg")], photos / "b.PNG", checkpoints, WHOLE)
+
+
+def test_a_wrong_checkpoint_is_told_before_anything_is_written(checkpoints, photos: Path, tmp_path):
+    with pytest.raises(UsageError, match="which was trained for parts; give it as --parts"):
+        predict([str(photos)], tmp_path / "out", {"pose": checkpoints["parts"]}, WHOLE)
+    assert not (tmp_path / "out").exists()

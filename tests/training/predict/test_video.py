@@ -1,0 +1,86 @@
+"""Videos: a frame in, a panel and a line out; what breaks off is told."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from tests.training.predict.conftest import write_video
+from training.predict.compose import Prediction
+from training.predict.draw import Style
+from training.predict.run import Options, predict
+from training.predict.video import Frame, Writer
+
+WHOLE = Options(boxes="whole", device="cpu")
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (got := capture.read())[0]:
+        frames.append(got[1])
+    return frames
+
+
+def test_a_video_gives_a_video_of_panels_and_a_line_per_frame(checkpoints, tmp_path):
+    video = write_video(tmp_path / "walk.mp4", frames=9)
+    (row,) = predict([str(video)], tmp_path / "out", checkpoints, WHOLE)
+    assert (row.status, row.frames, row.num_persons, row.error_message) == ("success", 9, 1, "")
+    assert row.files == ("walk.panel.mp4", "walk.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "walk.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(9))
+    assert [line["time"] for line in lines] == [round(n / 20, 4) for n in range(9)]
+    assert len(lines[0]["people"][0]["keypoints"]) == 17
+    panels = frames_of(tmp_path / "out" / "walk.panel.mp4")
+    assert len(panels) == 9
+    assert panels[0].shape[1] == 5 * 384 + 4 * 4
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
+def test_a_video_that_breaks_off_gives_what_is_there_and_says_so(checkpoints, tmp_path):
+    whole = write_video(tmp_path / "whole.avi", frames=40, codec="MJPG")
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    (row,) = predict([str(cut)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
+    assert row.status == "partial"
+    assert 5 < row.frames < 40
+    assert row.error_message == f"EndedEarly: frame {row.frames} of 40 was the last that can be read"
+    assert len(frames_of(tmp_path / "out" / "cut.panel.mp4")) == row.frames
+
+
+def test_what_is_no_video_is_a_row(checkpoints, tmp_path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "empty.mp4").write_bytes(b"")
+    whole = write_video(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "v" / "headless.mp4").write_bytes(whole[: len(whole) // 2])
+    rows = predict([str(tmp_path / "v"), "77"], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
+    assert [(row.kind, row.status) for row in rows] == [("video", "failed")] * 2 + [("webcam", "failed")]
+    assert all("cannot be opened" in row.error_message for row in rows)
+    assert list(pd.read_parquet(tmp_path / "out" / "manifest.parquet").name) == ["empty", "headless", "webcam-77"]
+
+
+def test_the_number_of_frames_may_be_limited(checkpoints, tmp_path):
+    video = write_video(tmp_path / "walk.mp4", frames=9)
+    options = Options(boxes="whole", device="cpu", frames=3, pictures=False)
+    (row,) = predict([str(video)], tmp_path / "out", {"depth": checkpoints["depth"]}, options)
+    assert (row.status, row.frames, row.files) == ("success", 3, ("walk.jsonl",))
+
+
+def test_a_live_recording_plays_in_true_time(tmp_path):
+    writer = Writer(tmp_path, "cam", 10.0, Style(side=64), live=True, pictures=True, data=False)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for number, seconds in enumerate((0.0, 0.5, 0.52, 1.0)):  # uneven, as slow models leave it
+        writer.add(Frame(number, seconds, image), Prediction(image, ()))
+    assert writer.close() == ("cam.panel.mp4",)
+    assert len(frames_of(tmp_path / "cam.panel.mp4")) in (11, 12)  # one second at 10 per second, from both ends
+
+
+def test_frames_of_another_size_fit_into_the_first(tmp_path):
+    writer = Writer(tmp_path, "v", 10.0, Style(side=64), live=False, pictures=True, data=False)
+    for number, shape in enumerate(((48, 64, 3), (64, 48, 3))):
+        image = np.full(shape, 80, np.uint8)
+        writer.add(Frame(number, number / 10, image), Prediction(image, ()))
+    writer.close()
+    first, second = frames_of(tmp_path / "v.panel.mp4")
+    assert first.shape == second.shape
