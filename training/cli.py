@@ -197,7 +197,7 @@ def predict(
     print(f"{out}: {summary(rows)}")
     failed = [row for row in rows if row.error_message]
     for row in failed[:5]:
-        print(f"  {row.uri} {row.member}: {row.error_message}", file=sys.stderr)
+        print(f"  {' '.join((row.uri, row.member)).strip()}: {row.error_message}", file=sys.stderr)
     if len(failed) > 5:
         print(f"  and {len(failed) - 5} more in {out / 'manifest.parquet'}", file=sys.stderr)
     raise typer.Exit(1 if all(row.status == "failed" for row in rows) else 0)
