@@ -42,7 +42,9 @@ INDEX = pa.schema(
 """Columns of a labelled shard's parquet. offset, size: the image's bytes in the tar; label_offset, label_size: the
 label's, -1 where there is none. x0 … y1: the person, or the region that is labelled, in pixels of the upright image,
 x1 and y1 exclusive. keypoints: x, y, v for each, pixel centres at whole numbers. area: in pixels, NaN where unknown.
-near, far: what the smallest and largest value of a depth PNG stand for.
+near, far: what the smallest and largest value of a depth PNG stand for. image_id: 48 bits of the image's sha256, the
+same for all the people of a photo. `labels.json` has format, task, counts and, for pose, `keypoints` (a
+KeypointSet), for parts `classes` (a ClassList), for depth its unit, for normals their axes.
 """
 
 

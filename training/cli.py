@@ -291,12 +291,11 @@ def practice(
     """Render pictures of people made of round cones, with exact keypoints, parts, depth and normals."""
     from rich.progress import track
 
-    from training.models.convert import parse_grid
-    from training.practice.backdrop import find_photos
-    from training.practice.write import write_practice
+    from training.practice.write import parse_size, write_practice
+    from training.tasks.background import Backgrounds
 
-    photos = find_photos(backgrounds) if backgrounds else ()
-    written = write_practice(out, count, seed, photos, parse_grid(size) if size else None, workers)
+    photos = Backgrounds.from_folder(backgrounds) if backgrounds else None
+    written = write_practice(out, count, seed, photos, parse_size(size) if size else None, workers)
     for _ in track(written, "rendering", count):
         pass
     print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals")

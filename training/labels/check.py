@@ -131,7 +131,7 @@ def _check_people(given: Given, photo: _Photo, names: KeypointSet) -> Checked:
         tally += np.stack([keypoints[:, 2] > 0, keypoints[:, 2] > 1], axis=1)
         flat = keypoints.astype(np.float32).ravel()
         uid = _uid(photo, flat.tobytes(), len(rows))
-        rows.append(_row(given, photo, uid, box) | {"keypoints": flat.tolist(), "area": person.area})
+        rows.append(_row(photo, uid, box) | {"keypoints": flat.tolist(), "area": person.area})
     return Checked(photo.jpeg if rows else b"", b"", tuple(rows), tuple(accounts), tally)
 
 
@@ -211,7 +211,7 @@ def _check_dense(given: Given, photo: _Photo, task: Task, classes: ClassList | N
             label, near, far = depth_to_png(pixels)
         else:
             label = normals_to_png(pixels)
-    row = _row(given, photo, _uid(photo, label, 0), _region_box(region)) | {"near": near, "far": far}
+    row = _row(photo, _uid(photo, label, 0), _region_box(region)) | {"near": near, "far": far}
     labelled = int(region.sum())
     account = _account(given, "", photo) | {"labelled": labelled, "dropped": region.size - labelled, "sample": 0}
     return Checked(photo.jpeg, label, (row,), (account,), tally)
@@ -238,7 +238,7 @@ def _region_box(region: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _row(given: Given, photo: _Photo, uid: str, box: tuple[float, float, float, float]) -> Row:
+def _row(photo: _Photo, uid: str, box: tuple[float, float, float, float]) -> Row:
     return {
         "uid": uid,
         **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
@@ -246,7 +246,7 @@ def _row(given: Given, photo: _Photo, uid: str, box: tuple[float, float, float, 
         "area": float("nan"),
         "near": float("nan"),
         "far": float("nan"),
-        "image_id": given.image_id,
+        "image_id": int(photo.digest[:12], 16),
         "width": photo.width,
         "height": photo.height,
     }

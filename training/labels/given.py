@@ -56,6 +56,5 @@ class Given:
     image: Callable[[], bytes]
     people: tuple[GivenPerson, ...] = ()
     dense: Callable[[], np.ndarray] | None = None
-    image_id: int = -1
     size: tuple[int, int] | None = None
     refused: LabelError | None = field(default=None)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from training.labels.read_folders import read_folder
 from training.labels.read_tars import read_tar_dense, read_tar_pose
 from training.labels.sets import ClassList, KeypointSet
 
-PHOTOS_PER_SHARD = 1000
+PHOTOS_PER_SHARD, BYTES_PER_SHARD = 1000, 500_000_000
+"""A shard ends at whichever comes first; it is made in memory."""
 
 MANIFEST = pa.schema(
     [
@@ -184,7 +184,7 @@ def _unknown(path: Path, allowed: str) -> str:
     return f"{path} {'does not exist' if not path.exists() else 'is none of the known formats'}; give {allowed}"
 
 
-def _checked(given: Sequence[Given], work: partial[Checked], ahead: int = 64) -> Iterator[Checked]:
+def _checked(given: Sequence[Given], work: partial[Checked], ahead: int = 16) -> Iterator[Checked]:
     """Checked photos in the order given; a few threads read ahead."""
     cv2.setNumThreads(1)
     waiting: deque[Future[Checked]] = deque()
@@ -201,7 +201,12 @@ def _checked(given: Sequence[Given], work: partial[Checked], ahead: int = 64) ->
 
 
 def _shardful(photos: Iterator[Checked]) -> list[Checked]:
-    return list(islice(photos, PHOTOS_PER_SHARD))
+    batch: list[Checked] = []
+    size = 0
+    while len(batch) < PHOTOS_PER_SHARD and size < BYTES_PER_SHARD and (photo := next(photos, None)):
+        batch.append(photo)
+        size += len(photo.jpeg) + len(photo.label)
+    return batch
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -104,8 +104,7 @@ def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> 
 def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:
     name = str(entry.get("file_name", ""))
     size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
-    identity = entry["id"] if isinstance(entry.get("id"), int) else -1
-    return Given(str(path), name, partial(_read_image, images, name), tuple(people), image_id=identity, size=size)
+    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=size)
 
 
 def _read_image(images: Path, name: str) -> bytes:

@@ -1,46 +1,22 @@
 """What is behind the people: a photo, or a made-up scene of gradients, shapes and texture."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from shards.crop import BrokenImage, Encoded
+from shards.crop import BrokenImage
 from training.config import UsageError
 from training.practice.body import SKINS
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-def find_photos(folder: Path) -> tuple[Path, ...]:
-    """The photos of a folder, at any depth. Raises UsageError where there is none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    if not found:
-        raise UsageError(f"--backgrounds {folder} holds no photo; give a folder of {', '.join(PHOTO_SUFFIXES)} files")
-    return tuple(found)
+from training.tasks.background import Backgrounds
 
 
-def backdrop(rng: np.random.Generator, height: int, width: int, photos: Sequence[Path]) -> np.ndarray:
+def backdrop(rng: np.random.Generator, height: int, width: int, photos: Backgrounds | None) -> np.ndarray:
     """(height, width, 3) float32 RGB, 0..1. Raises UsageError where a photo cannot be read."""
-    if not photos:
+    if photos is None:
         return imagined(rng, height, width)
-    path = photos[int(rng.integers(len(photos)))]
     try:
-        encoded = Encoded(path.read_bytes())
-        pixels = encoded.decode(min(1.0, 1.5 * height / encoded.height), min(1.0, 1.5 * width / encoded.width))
-    except (OSError, BrokenImage) as error:
-        raise UsageError(f"the background {path} cannot be read ({error}); take it out of the folder") from error
-    scale = max(height / pixels.shape[0], width / pixels.shape[1]) * rng.uniform(1, 1.4)
-    pixels = cv2.resize(
-        pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    top = rng.integers(max(pixels.shape[0] - height, 0) + 1)
-    left = rng.integers(max(pixels.shape[1] - width, 0) + 1)
-    pixels = pixels[top : top + height, left : left + width]
-    if pixels.shape[:2] != (height, width):  # rounding
-        pixels = cv2.resize(pixels, (width, height))
-    return np.ascontiguousarray(pixels[:, ::-1] if rng.random() < 0.5 else pixels, dtype=np.float32) / 255
+        return photos.picture((height, width), int(rng.integers(2**62))).astype(np.float32) / 255
+    except BrokenImage as error:
+        raise UsageError(str(error)) from error
 
 
 def imagined(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

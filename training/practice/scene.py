@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from training.labels.sets import ClassList, KeypointSet
 from training.practice.backdrop import backdrop
 from training.practice.body import EYES, Band, Frames, Material, Person, Piece, pose
 from training.practice.geometry import Camera, solid, turn
+from training.tasks.background import Backgrounds
 
 _NEAR_FACE = 0.03
 """Metres by which a point of the face may lie behind what is seen there and still be seen."""
@@ -62,7 +62,7 @@ def part_ids() -> dict[str, int]:
     return {name: number for number, name in enumerate(ClassList.load("sapiens28").names)}
 
 
-def render(seed: int, index: int, photos: Sequence[Path] = (), size: tuple[int, int] | None = None) -> Rendered:
+def render(seed: int, index: int, photos: Backgrounds | None = None, size: tuple[int, int] | None = None) -> Rendered:
     """Picture `index` of a seed: a pure function. size: rows and columns; otherwise it varies about 256 x 224."""
     rng = np.random.default_rng([seed, index])
     height, width = size or (int(rng.integers(208, 305)), int(rng.integers(160, 289)))

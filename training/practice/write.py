@@ -16,6 +16,7 @@ from manifests.store import Store
 from training.config import UsageError
 from training.labels.decode import parts_to_png
 from training.practice.scene import Rendered, coco17, render
+from training.tasks.background import Backgrounds
 
 FOLDERS = ("images", "parts", "masks", "depths", "normals")
 KEYPOINTS_FILE = "keypoints.json"
@@ -25,7 +26,7 @@ def write_practice(
     out: Path,
     count: int,
     seed: int,
-    photos: tuple[Path, ...] = (),
+    photos: Backgrounds | None = None,
     size: tuple[int, int] | None = None,
     workers: int = 1,
 ) -> Iterator[int]:
@@ -64,7 +65,7 @@ def _results(make: partial[dict[str, Any]], count: int, workers: int) -> Iterato
 
 
 def _write_one(
-    out: Path, seed: int, photos: tuple[Path, ...], size: tuple[int, int] | None, index: int
+    out: Path, seed: int, photos: Backgrounds | None, size: tuple[int, int] | None, index: int
 ) -> dict[str, Any]:
     cv2.setNumThreads(1)
     picture, name = render(seed, index, photos, size), f"{index:06d}"

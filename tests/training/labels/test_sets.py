@@ -1,0 +1,106 @@
+"""Keypoint sets and class lists: shipped ones against published facts, a user's own, and mistakes in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.config import UsageError
+from training.labels.sets import ClassList, KeypointSet, shipped
+
+
+@pytest.mark.parametrize(
+    ("name", "keypoints", "pairs"),
+    [("coco17", 17, 8), ("wholebody133", 133, 61), ("goliath308", 308, 134), ("lsp14", 14, 6)],
+)
+def test_shipped_keypoint_sets(name: str, keypoints: int, pairs: int) -> None:
+    made = KeypointSet.load(name)
+    assert (len(made.names), len(made.sigmas), len(made.flip_pairs)) == (keypoints, keypoints, pairs)
+    assert KeypointSet.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert sorted(made.flip_order) == list(range(keypoints))
+    for here, there in enumerate(made.flip_order):
+        assert made.flip_order[there] == here
+        if "left" in made.names[here]:
+            assert made.names[there] == made.names[here].replace("left", "right")
+
+
+def test_coco_sigmas_are_pycocotools_own() -> None:
+    from pycocotools.cocoeval import Params
+
+    assert KeypointSet.load("coco17").sigmas == pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist())
+
+
+def test_sapiens_308_agrees_with_the_places_that_are_published() -> None:
+    """Indices as in facebookresearch/sapiens' goliath.py, where 36 teeth stand before 220 + 36."""
+    names = KeypointSet.load("goliath308").names
+    places = {
+        0: "nose", 14: "right_ankle", 20: "right_heel", 21: "right_thumb4", 41: "right_wrist", 62: "left_wrist",
+        69: "neck", 77: "tip_of_chin", 96: "l_inner_end_of_upper_lash_line", 137: "r_midpoint_3_of_upper_crease_line",
+        176: "r_midpoint_2_of_lower_eyelid_line", 187: "upper_corner_of_l_nostril",
+        219: "midpoint_6_of_lower_inner_lip", 220: "l_top_end_of_inferior_crus",
+        271: "r_point_2_of_inner_helix", 272: "l_center_of_iris",
+        307: "r_border_of_pupil_midpoint_2",
+    }  # fmt: skip
+    assert {place: names[place] for place in places} == places
+
+
+def test_whole_body_sets_are_split_into_groups() -> None:
+    sizes = {name: len(group) for name, group in KeypointSet.load("wholebody133").groups.items()}
+    assert sizes == {"body": 17, "foot": 6, "face": 68, "lefthand": 21, "righthand": 21}
+    assert sorted(i for group in KeypointSet.load("wholebody133").groups.values() for i in group) == list(range(133))
+    goliath = KeypointSet.load("goliath308")
+    assert {name: len(group) for name, group in goliath.groups.items()} == {
+        "body": 17, "foot": 6, "face": 238, "lefthand": 20, "righthand": 20
+    }  # fmt: skip
+    assert len(set(goliath.names) & set(KeypointSet.load("wholebody133").names)) == 53
+
+
+def test_shipped_class_lists() -> None:
+    sapiens, lip = ClassList.load("sapiens28"), ClassList.load("lip20")
+    assert (len(sapiens.names), len(lip.names)) == (28, 20)
+    assert sapiens.names[21:23] == ("Torso", "Upper_Clothing")
+    assert sapiens.flip_pairs == ((4, 13), (5, 14), (6, 15), (7, 16), (8, 17), (9, 18), (10, 19), (11, 20))
+    assert lip.flip_pairs == ((14, 15), (16, 17), (18, 19))
+    assert (sapiens.weights[0], sapiens.weights[1], sapiens.colours[3]) == (0.1, 10.0, (255, 0, 109))
+    assert ClassList.load("person2").values == (0, 255)
+    for name in shipped("classes"):
+        made = ClassList.load(name)
+        assert ClassList.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_a_users_own_set_and_list(tmp_path: Path) -> None:
+    keypoints = tmp_path / "three.yaml"
+    keypoints.write_text("keypoints: [a, b, c]\nsigmas: [0.1, 0.1, 0.2]\nflip_pairs: [[a, b]]\n")
+    made = KeypointSet.load(str(keypoints))
+    assert (made.name, made.flip_order) == ("three", (1, 0, 2))
+    names = tmp_path / "names.json"
+    names.write_text('["nothing", "coat", "hat"]')
+    classes = ClassList.load(str(names))
+    assert classes.names == ("nothing", "coat", "hat")
+    assert classes.weights == (1.0, 1.0, 1.0)
+    assert len(set(classes.colours)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keypoints: [a, b]\nsigmas: [0.1]\n", "1 sigmas for 2 keypoints"),
+        ("keypoints: [a, a]\nsigmas: [0.1, 0.1]\n", "the keypoint a twice"),
+        ("keypoints: [a]\nsigmas: [0.1]\nflip_pairs: [[a, z]]\n", "speaks of 'z'"),
+        ("keypoints: [a, b, c]\nsigmas: [1, 1, 1]\nflip_pairs: [[a, b], [b, c]]\n", "in two flip pairs"),
+        ("keypoints: [a]\nsigmas: [0.1]\ncolor: red\n", "has the key 'color'; allowed are name, keypoints"),
+        ("keypoints: [a]\n", "lacks the key 'sigmas'"),
+        ("- a\n", "holds list where keys are expected"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_mistakes_in_a_keypoint_file_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
+        KeypointSet.load(str(tmp_path / "bad.yaml"))
+    assert message in str(caught.value)
+
+
+def test_an_unknown_name_lists_what_is_shipped() -> None:
+    with pytest.raises(UsageError, match=r"neither a shipped set of classes .*lip20.*sapiens28.* nor a file"):
+        ClassList.load("sapiens29")
