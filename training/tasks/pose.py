@@ -115,7 +115,7 @@ class Metric:
     PCK@t is the share of labelled keypoints within t times the longer side of the person's box.
     """
 
-    protocol = "boxes: labelled ones; person score: mean of keypoint scores above 0.2; no OKS-NMS; PCK by the box's longer side"
+    protocol = "boxes: labelled ones; person score: mean of keypoint scores above 0.2; no OKS-NMS; PCK: longer box side"
 
     def __init__(self, labels: KeypointSet) -> None:
         self.labels = labels
