@@ -10,28 +10,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from curation.builtin.boxes import keep_best, letterbox
+from curation.builtin.backbone import Backbone, Outputs
+from curation.builtin.boxes import GREY, keep_best
 from curation.builtin.detector import PeopleDetector
 from curation.builtin.heads import Head, load_head, pooled
 from curation.builtin.text import text_boxes
-from curation.builtin.watermark import GRID, MarkHead, load_mark_head, mark_cells
+from curation.builtin.watermark import CELL, MarkHead, load_mark_head, mark_cells
 from curation.builtin.wheels import nudenet_file, ppocr_file
-from curation.engines import Engine, Pixels, Precision, compile_onnx, compile_torch, weights_identity
+from curation.engines import Pixels, Precision, compile_onnx, compile_torch, weights_identity
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 ANSWERS = ("people", "watermark", "style", "text", "safety")
 WEIGHTS = Path(__file__).parent / "weights"
-VERSION = 1  # of everything between the pixels and the answers: raise it when an answer may change
+VERSION = 2  # of everything between the pixels and the answers: raise it when an answer may change
 
 PEOPLE_SIZE, TEXT_SIZE, BODY_SIZE = 480, 512, 320
-LEAST_PERSON, PERSON_OVERLAP = 0.05, 0.6
+LEAST_PERSON, PERSON_OVERLAP = 0.05, 0.45
 TEXT_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=True)
 TEXT_MAPS = {"p2o.pd_op.add.27.0": 8, "p2o.pd_op.add.50.0": 16, "p2o.pd_op.add.63.0": 32}  # tensor → stride
 BODY_MAPS = {
@@ -51,16 +53,15 @@ class Features:
     """What the backbones said about a batch of B pictures; a field is None where its backbone was not asked for."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each picture
-    person_boxes: Floats | None = None  # [B,N,4] in pixels of the detector's square
-    person_logits: Floats | None = None  # [B,N]
+    person_cells: list[Outputs] | None = None  # B (boxes [N,4] in pixels of the detector's input, logits [N])
     anybody: Floats | None = None  # [B], what the whole picture adds to every person's logit
-    text_map: Floats | None = None  # [B,512,512], chance of text
+    text_map: list[Floats] | None = None  # B maps [h,w], chance of text
     text_pooled: Floats | None = None  # [B,2016]
     marked: Floats | None = None  # [B], chance of a watermark
     unsafe: Floats | None = None  # [B]
     body_pooled: Floats | None = None  # [B,2688]
 
-    def of(self, field: str) -> Floats:
+    def of(self, field: str) -> Any:
         """A field that must have been computed."""
         value = getattr(self, field)
         if value is None:
@@ -71,20 +72,21 @@ class Features:
 class Builtin:
     """The built-in networks of one process, each compiled on first use.
 
-    `threads` is how many pictures are worked on at once by each network.
+    `threads` is how many pictures are worked on at once by each network; `weights` is the folder of our own.
     """
 
-    def __init__(self, threads: int = 1, precision: Precision = "auto") -> None:
+    def __init__(self, threads: int = 1, precision: Precision = "auto", weights: Path = WEIGHTS) -> None:
         self.threads = threads
         self.precision = precision
+        self.weights = weights
 
     @cached_property
     def identities(self) -> dict[str, str]:
         """Answer → `name@<12 hex>` of its weights and of what is done around them."""
         files = {
-            "people": (WEIGHTS / "people.safetensors", WEIGHTS / "presence.safetensors", nudenet_file()),
-            "watermark": (WEIGHTS / "watermark.safetensors", ppocr_file()),
-            "style": (WEIGHTS / "style.safetensors", ppocr_file(), nudenet_file()),
+            "people": (self.weights / "people.safetensors", self.weights / "presence.safetensors", nudenet_file()),
+            "watermark": (self.weights / "watermark.safetensors", ppocr_file()),
+            "style": (self.weights / "style.safetensors", ppocr_file(), nudenet_file()),
             "text": (ppocr_file(),),
             "safety": (nudenet_file(),),
         }
@@ -98,38 +100,36 @@ class Builtin:
         needs = set(needs)
         if unknown := needs - set(ANSWERS):
             raise ValueError(f"unknown answers {sorted(unknown)}; there are {', '.join(ANSWERS)}")
-        fields: dict[str, Floats] = {}
+        fields: dict[str, Any] = {}
         if "people" in needs:
-            squares = np.stack([letterbox(image, PEOPLE_SIZE)[0] for image in images])
-            fields["person_boxes"], fields["person_logits"] = self._people(squares)
+            fields["person_cells"] = self._people(images)
         if needs & {"text", "watermark", "style"}:
-            chance, *maps = self.text_maps(images)
-            fields["text_map"] = chance
+            chances, maps = self.text_maps(images)
+            fields["text_map"] = chances
             if "style" in needs:
                 fields["text_pooled"] = _pool(maps, TEXT_MAPS, TEXT_SIZE, images)
             if "watermark" in needs:
-                fields["marked"] = self._marks(images, chance, maps)
+                fields["marked"] = self._marks(images, chances, maps)
         if needs & {"people", "safety", "style"}:
-            squares = np.stack([letterbox(image, BODY_SIZE, fill=0)[0] for image in images])
-            parts, *maps = self._body(squares)
-            fields["unsafe"] = parts[:, [4 + c for c in UNSAFE_CLASSES]].max((1, 2))
-            fields["body_pooled"] = _pool(maps, BODY_MAPS, BODY_SIZE, images)
+            outputs = self._body(images)
+            fields["unsafe"] = np.array([scores[[4 + c for c in UNSAFE_CLASSES]].max() for scores, *_ in outputs])
+            fields["body_pooled"] = _pool([maps for _, *maps in outputs], BODY_MAPS, BODY_SIZE, images)
         if "people" in needs:
             fields["anybody"] = self._presence_head.calibrated(fields["body_pooled"])[:, 0]
         return Features(tuple((i.shape[0], i.shape[1]) for i in images), **fields)
 
-    def text_maps(self, images: Sequence[Image]) -> tuple[Floats, ...]:
-        """PP-OCR's chance of text [B,512,512], then its maps at strides 8, 16 and 32 [B,C,h,w]."""
-        squares = np.stack([letterbox(image, TEXT_SIZE, fill=0)[0] for image in images])
-        chance, *maps = self._text(squares)
-        return chance[:, 0], *maps
+    def text_maps(self, images: Sequence[Image]) -> tuple[list[Floats], list[list[Floats]]]:
+        """For each picture PP-OCR's chance of text [h,w] and its maps at strides 8, 16 and 32 [C,h/8,w/8], …"""
+        outputs = self._text(images)
+        return [chance[0] for chance, *_ in outputs], [maps for _, *maps in outputs]
 
     def people(self, f: Features) -> list[Floats]:
         """Per picture [n,5]: x0,y0,x1,y1 in its pixels and a score of at least 0.05, best first."""
         found = []
-        chances = 1 / (1 + np.exp(-(f.of("person_logits") + f.of("anybody")[:, None])))
-        for (height, width), boxes, scores in zip(f.sizes, f.of("person_boxes"), chances, strict=True):
-            rows = keep_best(boxes, scores, LEAST_PERSON, PERSON_OVERLAP)
+        for (height, width), (boxes, logits), anybody in zip(
+            f.sizes, f.of("person_cells"), f.of("anybody"), strict=True
+        ):
+            rows = keep_best(boxes, 1 / (1 + np.exp(-(logits + anybody))), LEAST_PERSON, PERSON_OVERLAP)
             rows[:, :4] *= max(height, width) / PEOPLE_SIZE
             rows[:, 0:4:2] = rows[:, 0:4:2].clip(0, width)
             rows[:, 1:4:2] = rows[:, 1:4:2].clip(0, height)
@@ -165,54 +165,59 @@ class Builtin:
         """[B] nudenet's best score for a bare intimate body part."""
         return f.of("unsafe")
 
-    def _marks(self, images: Sequence[Image], chance: Floats, maps: Sequence[Floats]) -> Floats:
+    def _marks(self, images: Sequence[Image], chances: list[Floats], maps: list[list[Floats]]) -> Floats:
         answers = []
-        for b, image in enumerate(images):
-            rows, columns = inside(image.shape[0], image.shape[1], TEXT_SIZE, TEXT_SIZE // GRID)
-            answers.append(self._watermark_head(mark_cells(chance[b], [m[b] for m in maps]), rows, columns))
+        for image, chance, of_picture in zip(images, chances, maps, strict=True):
+            rows, columns = inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
+            answers.append(self._watermark_head(mark_cells(chance, of_picture), rows, columns))
         return np.array(answers, np.float32)
 
     @cached_property
-    def _people(self) -> Engine:
+    def _people(self) -> Backbone:
         net = PeopleDetector()
-        net.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "people.safetensors").items()})
-        return compile_torch(net, (PEOPLE_SIZE, PEOPLE_SIZE), Pixels(), self.threads, self.precision)
+        net.load_state_dict({k: v.float() for k, v in load_file(self.weights / "people.safetensors").items()})
+        return Backbone(
+            lambda shape: compile_torch(net, shape, Pixels(), self.threads, self.precision), PEOPLE_SIZE, GREY
+        )
 
     @cached_property
-    def _text(self) -> Engine:
-        size = (TEXT_SIZE, TEXT_SIZE)
-        return compile_onnx(ppocr_file(), size, tuple(TEXT_MAPS), TEXT_PIXELS, self.threads, self.precision)
+    def _text(self) -> Backbone:
+        maps, pixels = tuple(TEXT_MAPS), TEXT_PIXELS
+        return Backbone(
+            lambda shape: compile_onnx(ppocr_file(), shape, maps, pixels, self.threads, self.precision), TEXT_SIZE, 0
+        )
 
     @cached_property
-    def _body(self) -> Engine:
-        size = (BODY_SIZE, BODY_SIZE)
-        return compile_onnx(nudenet_file(), size, tuple(BODY_MAPS), Pixels(), self.threads, self.precision)
+    def _body(self) -> Backbone:
+        maps, pixels = tuple(BODY_MAPS), Pixels()
+        return Backbone(
+            lambda shape: compile_onnx(nudenet_file(), shape, maps, pixels, self.threads, self.precision), BODY_SIZE, 0
+        )
 
     @cached_property
     def _watermark_head(self) -> MarkHead:
-        return load_mark_head(WEIGHTS / "watermark.safetensors")
+        return load_mark_head(self.weights / "watermark.safetensors")
 
     @cached_property
     def _presence_head(self) -> Head:
-        return load_head(WEIGHTS / "presence.safetensors")
+        return load_head(self.weights / "presence.safetensors")
 
     @cached_property
     def _style_head(self) -> Head:
-        return load_head(WEIGHTS / "style.safetensors")
+        return load_head(self.weights / "style.safetensors")
 
 
-def _pool(maps: list[Floats], strides: dict[str, int], size: int, images: Sequence[Image]) -> Floats:
-    """Pooled features of every picture over the part of each map that saw it, [B,3·channels]."""
+def _pool(maps: list[list[Floats]], strides: dict[str, int], size: int, images: Sequence[Image]) -> Floats:
+    """Pooled features of every picture over the part of each of its maps that saw it, [B,3·channels]."""
     rows = []
-    for b, image in enumerate(images):
-        height, width = image.shape[:2]
-        cells = [inside(height, width, size, stride) for stride in strides.values()]
-        rows.append(np.concatenate([pooled(m[b], *c) for m, c in zip(maps, cells, strict=True)]))
+    for of_picture, image in zip(maps, images, strict=True):
+        cells = [inside(image.shape[0], image.shape[1], size, stride) for stride in strides.values()]
+        rows.append(np.concatenate([pooled(m, *c) for m, c in zip(of_picture, cells, strict=True)]))
     return np.stack(rows)
 
 
 def inside(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
-    """How many rows and columns of a map at `stride` lie on the picture in a letterbox of `size`."""
+    """How many rows and columns of a map at `stride` lie on a picture whose long side became `size`."""
     scale = size / max(height, width)
     h, w = (max(1, round(side * scale / stride)) for side in (height, width))
     return min(h, size // stride), min(w, size // stride)

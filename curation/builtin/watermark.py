@@ -1,7 +1,7 @@
 """A dense head on PP-OCR's maps: where is a mark laid over the picture, then: is there one at all.
 
-Marks are small or faint; pooling a whole picture drowns them. The head therefore looks at each of 32 x 32 cells and its
-neighbours.
+Marks are small or faint; pooling a whole picture drowns them. The head therefore looks at each cell of 16 x 16 pixels
+and its neighbours.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 Floats = NDArray[np.float32]
-GRID = 32
+CELL = 16  # pixels of the text detector's input
 CHANNELS = 2 * 96 + 192 + 384 + 2
 TOP_SHARES = (0.01, 0.05, 0.2)
 
 
 def mark_cells(chance: Floats, maps: Sequence[Floats]) -> Floats:
-    """One picture's text chance [512,512] and maps at strides 8, 16, 32 → [770,32,32], a column per 16-pixel cell."""
+    """One picture's text chance [h,w] and maps at strides 8, 16, 32 → [770,h/16,w/16], a column per cell."""
     fine, middle, coarse = maps
+    rows, columns = middle.shape[1:]
     a, b, c, d = (
         fine[:, y::2, x::2] for y in (0, 1) for x in (0, 1)
     )  # quicker by far than reducing over a reshaped map
-    highest = chance.reshape(GRID, 16, -1).max(1).reshape(GRID, GRID, 16).max(2)
-    average = chance.reshape(GRID, 16, -1).mean(1).reshape(GRID, GRID, 16).mean(2)
+    blocks = chance.reshape(rows, CELL, -1)
+    highest = blocks.max(1).reshape(rows, columns, CELL).max(2)
+    average = blocks.mean(1).reshape(rows, columns, CELL).mean(2)
     wide = coarse.repeat(2, 1).repeat(2, 2)
     parts = [(a + b + c + d) / 4, np.maximum(np.maximum(a, b), np.maximum(c, d)), middle, wide]
     return np.concatenate([*parts, highest[None], average[None]])
@@ -65,9 +67,11 @@ class MarkHead:
 
     def places(self, cells: Floats, rows: int, columns: int) -> tuple[Floats, Floats]:
         """Logits [rows·columns] and hidden values [rows·columns,64] of the cells on the picture."""
-        x = np.clip((cells[:, :rows, :columns].reshape(CHANNELS, -1).T - self.mean) * self.scale, -8, 8)
-        x = np.maximum(x @ self.near + self.near_bias, 0).reshape(rows, columns, -1)
-        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        x = cells[:, :rows, :columns].reshape(CHANNELS, -1) - self.mean[:, None]  # a copy, changed in place below
+        x *= self.scale[:, None]
+        np.clip(x, -8, 8, out=x)
+        near = np.maximum(self.near.T @ x + self.near_bias[:, None], 0).T.reshape(rows, columns, -1)
+        padded = np.pad(near, ((1, 1), (1, 1), (0, 0)))
         y = sum(padded[i : i + rows, j : j + columns] @ self.around[i, j] for i in range(3) for j in range(3))
         deep = np.maximum(y + self.around_bias, 0).reshape(rows * columns, -1)
         return (deep @ self.cell + self.cell_bias)[:, 0], deep

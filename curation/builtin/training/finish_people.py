@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from curation.builtin import Builtin
-from curation.builtin.boxes import keep_best, letterbox
-from curation.builtin.detector import PeopleDetector
+from curation.builtin.boxes import keep_best
 from curation.builtin.heads import Head
 from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP
 from curation.builtin.training.calibrate import fit_line
@@ -27,7 +26,6 @@ from curation.builtin.training.fit_head import fit, save
 from curation.builtin.training.metrics import auc, average_precision, top_scores
 from curation.builtin.training.people_labels import overlap, people_in
 from curation.builtin.training.variants import UNKNOWN, recolour_gently
-from curation.engines import Engine, Pixels, compile_torch
 
 SEED = 3
 Floats = NDArray[np.float32]
@@ -36,33 +34,27 @@ Floats = NDArray[np.float32]
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
-    builtin = Builtin(args.threads)
-    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
-    net = PeopleDetector()
-    net.load_state_dict({k: v.float() for k, v in load_file(args.work / "people.safetensors").items()})
-    pictures = read_collection(args.data, "dev", {"people-coco", "people-voc"})
-    engine = compile_torch(net, (PEOPLE_SIZE, PEOPLE_SIZE), Pixels(), args.threads)
-    found = [_raw_boxes(engine, p.rgb()) for p in pictures]
-    presence = head.logits(np.stack([_features(builtin, p.rgb()) for p in pictures]))[:, 0]
-    hits = [matched(rows, p.persons) for rows, p in zip(found, pictures, strict=True)]
-    known = np.concatenate(
-        [np.stack([rows[:, 4], np.full(len(rows), s)], 1) for rows, s in zip(found, presence, strict=True)]
-    )
-    (a, b), c = fit_line(known, np.concatenate(hits))
-    print(f"logit = {a:.3f} · detector {b:+.3f} · presence {c:+.3f}")
-    for rows, s in zip(found, presence, strict=True):
-        rows[:, 4] = 1 / (1 + np.exp(-(a * rows[:, 4] + b * s + c)))
-    _report(pictures, found)
-    with torch.no_grad():
-        for branch in net.person:
-            last = branch[2]  # type: ignore[index]
-            last.weight.mul_(a)
-            last.bias.mul_(a)
     out = args.work / "finished"
     out.mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, out / "people.safetensors")
+    builtin = Builtin(args.threads, weights=out)
+    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
+    save(head, out / "presence.safetensors")
+    detector = load_file(args.work / "people.safetensors")
+    save_file(detector, out / "people.safetensors")
+    pictures = read_collection(args.data, "dev", {"people-coco", "people-voc"})
+    known, hits = [], []
+    for picture in pictures:
+        rows, presence = _raw_boxes(builtin, picture.rgb())
+        known.append(np.stack([rows[:, 4], np.full(len(rows), presence)], 1))
+        hits.append(matched(rows, picture.persons))
+    (a, b), c = fit_line(np.concatenate(known), np.concatenate(hits))
+    print(f"logit = {a:.3f} · detector {b:+.3f} · presence {c:+.3f}")
+    for name in (f"person.{branch}.2.{part}" for branch in range(3) for part in ("weight", "bias")):
+        detector[name] = (detector[name].float() * a).half()
+    save_file(detector, out / "people.safetensors")
     lines = {"slope": np.array([b], np.float32), "offset": np.array([c], np.float32)}
     save(Head(**{**vars(head), **lines}), out / "presence.safetensors")
+    _report(pictures, Builtin(args.threads, weights=out))
 
 
 def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDArray[np.int8]]:
@@ -91,13 +83,15 @@ def _anybody(picture: Picture) -> int:
     return 0 if picture.complete or not len(picture.teacher) else UNKNOWN
 
 
-def _raw_boxes(engine: Engine, image: NDArray[np.uint8]) -> Floats:
-    """[n,5] boxes after suppression, in pixels of the picture, with the detector's logit in place of the score."""
-    square, scale = letterbox(image, PEOPLE_SIZE)
-    boxes, logits = engine(square[None])
-    rows = keep_best(boxes[0] / scale, 1 / (1 + np.exp(-logits[0])), 0.01, PERSON_OVERLAP)
+def _raw_boxes(builtin: Builtin, image: NDArray[np.uint8]) -> tuple[Floats, float]:
+    """([n,5] boxes after suppression, in pixels of the picture, with the detector's logit in place of the score; the
+    head's logit)."""
+    f = builtin.features([image], {"people"})
+    ((boxes, logits),) = f.of("person_cells")
+    rows = keep_best(boxes, 1 / (1 + np.exp(-logits)), 0.01, PERSON_OVERLAP)
+    rows[:, :4] *= max(image.shape[:2]) / PEOPLE_SIZE
     rows[:, 4] = np.log(rows[:, 4] / (1 - rows[:, 4]))
-    return rows
+    return rows, float(f.of("anybody")[0])
 
 
 def matched(rows: Floats, people: Floats) -> NDArray[np.bool_]:
@@ -110,10 +104,11 @@ def matched(rows: Floats, people: Floats) -> NDArray[np.bool_]:
     return hits
 
 
-def _report(pictures: list[Picture], found: list[Floats]) -> None:
+def _report(pictures: list[Picture], builtin: Builtin) -> None:
     for source in sorted({p.source for p in pictures}):
-        chosen = [i for i, p in enumerate(pictures) if p.source == source]
-        boxes, truth = [found[i] for i in chosen], [pictures[i].persons for i in chosen]
+        chosen = [p for p in pictures if p.source == source]
+        boxes = [builtin.people(builtin.features([p.rgb()], {"people"}))[0] for p in chosen]
+        truth = [p.persons for p in chosen]
         there = [len(t) > 0 for t in truth]
         print(f"{source}: AP50 {average_precision(boxes, truth):.3f}, AUC {auc(top_scores(boxes), there):.3f}")
 

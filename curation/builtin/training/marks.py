@@ -20,7 +20,7 @@ def watermarked(image: Image, rng: np.random.Generator) -> Image:
 def _single(image: Image, rng: np.random.Generator) -> Image:
     """Across the middle or thereabouts, large, mostly see-through."""
     height, width = image.shape[:2]
-    mark = _fit(_mark(rng), width * rng.uniform(0.25, 0.85), height * 0.5)
+    mark = _fit(_mark(rng), width * rng.uniform(0.15, 0.85), height * 0.5)
     mark = _turn(mark, rng.uniform(-45, 45) if rng.random() < 0.35 else 0.0)
     spread = 0.08 if rng.random() < 0.6 else 0.4
     y, x = (0.5 + rng.normal(0, spread) * 0.5 for _ in range(2))
@@ -57,7 +57,8 @@ def _tiles(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _banner(image: Image, rng: np.random.Generator) -> Image:
-    """A strip along the top or the bottom with the owner's name, in the picture or added below it."""
+    """A strip along the top or the bottom with the owner's name, in the picture or added below it, as under a stock
+    agency's thumbnails; often with another mark on the picture."""
     height, width = image.shape[:2]
     strip = max(12, int(height * rng.uniform(0.05, 0.12)))
     shade = int(rng.choice([0, 20, 255, int(rng.integers(0, 256))]))
@@ -67,11 +68,14 @@ def _banner(image: Image, rng: np.random.Generator) -> Image:
     rows = slice(len(out) - strip, len(out)) if outside or rng.random() < 0.8 else slice(0, strip)
     opacity = rng.uniform(0.4, 1.0)
     out[rows] = out[rows] * (1 - opacity) + shade * opacity
-    mark = _fit(_mark(rng), width * rng.uniform(0.2, 0.7), strip * 0.75)
+    mark = _fit(_mark(rng), width * rng.uniform(0.2, 0.7), strip * rng.uniform(0.35, 0.75))
     layer = _lay(np.zeros((strip, width), np.float32), mark, 0.5, float(rng.choice([0.0, 0.5, 1.0])), margin=4)
     ink = 0.0 if shade > 128 else 255.0
     out[rows] = out[rows] * (1 - layer[..., None]) + ink * layer[..., None]
-    return _single(out, rng) if rng.random() < 0.4 else out
+    if rng.random() < 0.4:
+        return out
+    on_picture = [_single, _tiles, _cross][int(rng.integers(0, 3))]
+    return on_picture(out, rng)
 
 
 def _cross(image: Image, rng: np.random.Generator) -> Image:

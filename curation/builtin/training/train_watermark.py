@@ -28,9 +28,10 @@ from curation.builtin.training.collection import read_collection
 from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.metrics import auc
 from curation.builtin.training.variants import UNKNOWN, Image, Variants
-from curation.builtin.watermark import CHANNELS, GRID, TOP_SHARES, MarkHead, mark_cells
+from curation.builtin.watermark import CELL, CHANNELS, TOP_SHARES, MarkHead, mark_cells
 
 CHUNK, SEED, WIDTH, BATCH, RATE = 250, 2, 64, 24, 1e-3
+GRID = TEXT_SIZE // CELL
 NOT_ON_PICTURE = -2
 
 
@@ -55,11 +56,9 @@ def main() -> None:
 
 
 def cells_of(builtin: Builtin, image: Image) -> tuple[NDArray[np.float32], int, int]:
-    """(cell features [770,32,32], rows, columns) of one picture."""
-    chance, *maps = builtin.text_maps([image])
-    return mark_cells(chance[0], [m[0] for m in maps]), *inside(
-        image.shape[0], image.shape[1], TEXT_SIZE, TEXT_SIZE // GRID
-    )
+    """(cell features [770,h/16,w/16], rows, columns) of one picture."""
+    (chance,), (maps,) = builtin.text_maps([image])
+    return mark_cells(chance, maps), *inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
 
 
 def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:
@@ -67,10 +66,11 @@ def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:
     height, width = clean.shape[:2]
     change = np.full(marked.shape[:2], 255, np.uint8)
     change[:height, :width] = cv2.absdiff(marked[:height, :width], clean).max(-1)
-    square, _ = letterbox(np.repeat((change > 6).astype(np.uint8)[..., None] * 255, 3, -1), TEXT_SIZE, fill=0)
-    share = square[..., 0].reshape(GRID, TEXT_SIZE // GRID, GRID, TEXT_SIZE // GRID).mean((1, 3)) / 255
+    canvas, _ = letterbox(np.repeat((change > 6).astype(np.uint8)[..., None] * 255, 3, -1), TEXT_SIZE, fill=0)
+    h, w = (side // CELL for side in canvas.shape[:2])
+    share = canvas[..., 0].reshape(h, CELL, w, CELL).mean((1, 3)) / 255
     grid = np.full((GRID, GRID), NOT_ON_PICTURE, np.int8)
-    rows, columns = inside(marked.shape[0], marked.shape[1], TEXT_SIZE, TEXT_SIZE // GRID)
+    rows, columns = inside(marked.shape[0], marked.shape[1], TEXT_SIZE, CELL)
     grid[:rows, :columns] = share[:rows, :columns] > 0.04
     return grid
 
@@ -90,10 +90,10 @@ def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Pa
             grid = where_marked(variant.clean, variant.marked)
         else:
             grid[:rows, :columns] = 0 if variant.truth[0] == 0 else UNKNOWN
-        cells.append(features.astype(np.float32))
+        cells.append(features[:, :rows, :columns])
         grids.append(grid)
         truths.append(variant.truth[0])
-    mean, scale = _statistics(np.stack(cells), folder / "statistics.npz")
+    mean, scale = _statistics(cells, folder / "statistics.npz")
     small = np.stack([_to_int8(c, mean, scale) for c in cells])
     with path.with_suffix(".part").open("wb") as handle:
         np.savez(handle, cells=small, grids=np.stack(grids), truths=np.array(truths, np.int8))
@@ -102,18 +102,22 @@ def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Pa
     return path
 
 
-def _statistics(cells: NDArray[np.float32], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _statistics(cells: list[NDArray[np.float32]], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and inverse deviation per channel [770] of the first chunk, kept for the later ones."""
     if not path.exists():
-        np.savez(path, mean=cells.mean((0, 2, 3)), scale=1 / (cells.std((0, 2, 3)) + 1e-3))
+        rows = np.concatenate([c.reshape(CHANNELS, -1) for c in cells], 1)
+        np.savez(path, mean=rows.mean(1), scale=1 / (rows.std(1) + 1e-3))
     with np.load(path) as saved:
         return saved["mean"].astype(np.float32), saved["scale"].astype(np.float32)
 
 
 def _to_int8(cells: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Standardised [770,32,32] in sixteenths of a deviation, cut at 8: a quarter of the bytes to read every round."""
+    """Standardised cells in sixteenths of a deviation, cut at 8, on a [770,32,32] grid: a quarter of the bytes to read
+    every round."""
     x = (cells - mean[:, None, None]) * scale[:, None, None]
-    return np.clip(np.rint(x * 16), -128, 127).astype(np.int8)
+    grid = np.zeros((CHANNELS, GRID, GRID), np.int8)
+    grid[:, : x.shape[1], : x.shape[2]] = np.clip(np.rint(x * 16), -128, 127)
+    return grid
 
 
 class _Net(nn.Module):

@@ -14,6 +14,7 @@ from curation.builtin.training.marks import watermarked
 
 Image = NDArray[np.uint8]
 UNKNOWN = -1
+THUMBNAIL = 220  # pixels, longer side
 TRUTHS = ("watermarked", "artistic", "generated", "composed")
 
 # Share of each source among the variants.
@@ -63,8 +64,9 @@ class Variants:
             mark = UNKNOWN if mark else mark
         elif picture.source == "meme-template":
             layout = UNKNOWN
-        # Never enlarged: a sharp mark on a soft picture would teach that sharpness is the mark.
-        image = resize(recolour_gently(image, rng), int(max(image.shape[:2]) * rng.uniform(0.7, 1.0)))
+        # Never enlarged: a sharp mark on a soft picture would teach that sharpness is the mark. Down to thumbnails.
+        side = max(image.shape[:2])
+        image = resize(recolour_gently(image, rng), max(int(side * rng.uniform(0.4, 1.0)), min(side, THUMBNAIL)))
         if rng.random() < 0.45:
             marked = watermarked(image, rng)
             return Variant(weather(marked, rng), (1, art, generated, layout), image, marked)

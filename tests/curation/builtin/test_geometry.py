@@ -4,21 +4,39 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.builtin.boxes import keep_best, letterbox
+from curation.builtin.boxes import input_shape, keep_best, letterbox
 from curation.builtin.heads import pooled
 from curation.builtin.networks import inside
 from curation.builtin.text import text_boxes
 
 
-@pytest.mark.parametrize("shape", [(100, 300), (300, 100), (7, 1000), (64, 64), (1, 1)])
+@pytest.mark.parametrize("shape", [(100, 300), (300, 100), (7, 1000), (64, 64), (1, 1), (48, 64), (90, 100)])
 def test_letterbox_keeps_the_shape_and_fills_the_rest(shape: tuple[int, int]) -> None:
-    square, scale = letterbox(np.full((*shape, 3), 9, np.uint8), 64)
-    rows, columns = inside(*shape, 64, 1)
-    assert square.shape == (64, 64, 3)
-    assert scale == 64 / max(shape)
-    assert (square[:rows, :columns] == 9).all()
-    assert (square[rows:] == 114).all()
-    assert (square[:, columns:] == 114).all()
+    canvas, scale = letterbox(np.full((*shape, 3), 9, np.uint8), 128)
+    rows, columns = inside(*shape, 128, 1)
+    assert canvas.shape == (*input_shape(*shape, 128), 3)
+    assert scale == 128 / max(shape)
+    assert (canvas[:rows, :columns] == 9).all()
+    assert (canvas[rows:] == 114).all()
+    assert (canvas[:, columns:] == 114).all()
+
+
+@pytest.mark.parametrize(
+    ("picture", "size", "expected"),
+    [
+        ((480, 640), 512, (416, 512)),
+        ((640, 480), 512, (512, 416)),
+        ((427, 640), 480, (384, 480)),
+        ((500, 640), 512, (416, 512)),
+        ((520, 640), 512, (512, 512)),
+        ((1000, 100), 320, (320, 256)),
+        ((5, 5), 320, (320, 320)),
+    ],
+)
+def test_a_picture_that_fits_gets_three_quarters_of_the_square(
+    picture: tuple[int, int], size: int, expected: tuple[int, int]
+) -> None:
+    assert input_shape(*picture, size) == expected
 
 
 def test_keep_best_drops_the_weaker_of_two_alike_and_what_scores_too_low() -> None:

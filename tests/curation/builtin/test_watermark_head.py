@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from curation.builtin.training.train_watermark import _Net, _to_numpy
-from curation.builtin.watermark import CHANNELS, GRID, mark_cells
+from curation.builtin.training.train_watermark import GRID, _Net, _to_numpy
+from curation.builtin.watermark import CHANNELS, mark_cells
 
 
 def test_numpy_and_torch_agree_and_padding_does_not_count() -> None:
