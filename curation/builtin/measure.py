@@ -116,7 +116,7 @@ def people_table(seen: list[Seen]) -> str:
             n0 = len(rows) - n1
             lines.append(
                 f"| {source} | {n1} / {n0} | {name} | {_ap(found, truth)} | {_with(a, auc_interval(a, n1, n0))} | "
-                f"{_share(right, n1)} | {_share(alarms, n0)} |"
+                f"{share(right, n1)} | {share(alarms, n0)} |"
             )
     return "\n".join(lines)
 
@@ -137,7 +137,7 @@ def filter_table(seen: list[Seen]) -> str:
         for boxes_of in (lambda s: s.people, lambda s: _picture(s).teacher):
             kept = np.array([_large(b[b[:, 4] > t], s.shape) for s in rows for b in [boxes_of(s)]])
             hits = int((kept & truth).sum())
-            cells += [str(kept.sum()), _share(hits, int(kept.sum())), _share(hits, int(truth.sum()))]
+            cells += [str(kept.sum()), share(hits, int(kept.sum())), share(hits, int(truth.sum()))]
         lines.append(f"| {t} | {cells[0]} | {cells[1]} | {cells[2]} | {cells[4]} | {cells[5]} |")
     return "\n".join(lines)
 
@@ -292,7 +292,8 @@ def _with(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.3f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
-def _share(hits: int, n: int) -> str:
+def share(hits: int, n: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
     low, high = share_interval(hits, n)
     return f"{hits / n:.2f} ({low:.2f} to {high:.2f})" if n else "none"
 
