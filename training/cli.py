@@ -264,6 +264,7 @@ def pack(
     from training.labels.given import TASKS, Task
     from training.labels.pack import Packing, summary
     from training.labels.pack import pack as run
+    from training.labels.preview import write_preview
 
     if task not in TASKS:
         raise UsageError(f"task is '{task}'; allowed are {', '.join(TASKS)}")
@@ -273,6 +274,7 @@ def pack(
         for done, total in run(packing):
             bars.update(bar, completed=done, total=total)
     print(f"{out}: {summary(json.loads((out / 'labels.json').read_text()))}")
+    print(f"look at {write_preview(out)}")
 
 
 @app.command()
@@ -298,7 +300,7 @@ def practice(
     written = write_practice(out, count, seed, photos, parse_size(size) if size else None, workers)
     for _ in track(written, "rendering", count):
         pass
-    print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals")
+    print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals, preview.jpg")
 
 
 def main() -> None:

@@ -15,11 +15,15 @@ import simplejpeg
 from manifests.store import Store
 from training.config import UsageError
 from training.labels.decode import parts_to_png
+from training.labels.preview import draw_labels, save_sheet
+from training.labels.sets import ClassList
 from training.practice.scene import Rendered, coco17, render
+from training.predict.compose import Person, Prediction
 from training.tasks.background import Backgrounds
 
 FOLDERS = ("images", "parts", "masks", "depths", "normals")
 KEYPOINTS_FILE = "keypoints.json"
+_SHOWN = 4  # pictures in the preview
 
 
 def write_practice(
@@ -33,8 +37,8 @@ def write_practice(
     """Render `count` pictures into a folder; yields how many are written. Raises UsageError.
 
     images/*.jpg, parts/*.png (ids of Sapiens' 28 classes), masks/*.png (255 where people are), depths/*.npy (float32,
-    metres, NaN off people), normals/*.npy (float16, x right, y up, z towards the camera, NaN off people) and, last,
-    keypoints.json (COCO's, 17 keypoints). The files are the same for any number of workers.
+    metres, NaN off people), normals/*.npy (float16, x right, y up, z towards the camera, NaN off people), preview.jpg
+    to look at and, last, keypoints.json (COCO's, 17 keypoints). The files are the same for any number of workers.
     """
     if (out / KEYPOINTS_FILE).exists():
         raise UsageError(f"{out} already holds practice pictures; give another folder or delete it")
@@ -45,6 +49,7 @@ def write_practice(
     for entry in _results(make, count, workers):
         entries.append(entry)
         yield len(entries)
+    save_sheet([_draw(render(seed, index, photos, size)) for index in range(min(count, _SHOWN))], out)
     Store(out).write_json(KEYPOINTS_FILE, _as_coco(entries, seed))
 
 
@@ -82,18 +87,35 @@ def _write_one(
 def _entry(picture: Rendered, file_name: str) -> dict[str, Any]:
     people = []
     for person in picture.people:
-        rows, columns = np.nonzero(person.mask)
-        left, top = int(columns.min()), int(rows.min())
+        left, top, right, bottom = _box(person.mask)
         people.append(
             {
-                "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
-                "area": len(rows),
+                "bbox": [left, top, right - left, bottom - top],
+                "area": int(person.mask.sum()),
                 "keypoints": [round(float(number), 2) for number in person.keypoints.ravel()],
                 "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
             }
         )
     height, width = picture.parts.shape
     return {"file_name": file_name, "height": height, "width": width, "people": people}
+
+
+def _draw(picture: Rendered) -> np.ndarray:
+    """Picture and labels side by side."""
+    people = []
+    for person in picture.people:
+        left, top, right, bottom = _box(person.mask)
+        points = np.hstack([person.keypoints[:, :2], person.keypoints[:, 2:] > 0])
+        people.append(Person((left, top, right, bottom), 1.0, points))
+    one_scale = np.isfinite(picture.depth).astype(np.uint16)  # depth is in metres, so people share its colours
+    found = Prediction(picture.image, tuple(people), one_scale, picture.parts, picture.depth, picture.normals)
+    return draw_labels(found, coco17(), ClassList.load("sapiens28"))
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask; the latter two exclusive."""
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def _as_coco(entries: list[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from training.labels.decode import depth_from_png, normals_from_png, parts_from_
 from training.labels.dense_files import Convention
 from training.labels.given import Task
 from training.labels.pack import Packing, pack
+from training.labels.preview import write_preview
 from training.labels.sets import KeypointSet
 from training.practice.scene import render
 from training.practice.write import write_practice
@@ -348,6 +349,15 @@ def test_what_cannot_be_packed_at_all_is_one_sentence(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "coco", [person(0, iscrowd=1)])
     with pytest.raises(UsageError, match=r"none of the 1 labels can be used: .*crowd"):
         packed("pose", tmp_path / "out", path)
+
+
+def test_a_preview_shows_a_row_per_sample(practice: Path, tmp_path: Path) -> None:
+    tasks: tuple[Task, ...] = ("pose", "parts", "depth", "normals")
+    for task in tasks:
+        packed(task, tmp_path / task, practice)
+        drawn = simplejpeg.decode_jpeg(write_preview(tmp_path / task, count=3).read_bytes())
+        assert drawn.shape[0] > 3 * 256
+        assert drawn[:, drawn.shape[1] // 2 :].std() > 20
 
 
 @pytest.mark.real_data

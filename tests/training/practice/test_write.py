@@ -56,7 +56,7 @@ def test_pycocotools_reads_the_keypoints(made: Path) -> None:
 def test_the_files_are_the_same_for_any_number_of_workers(made: Path, tmp_path: Path) -> None:
     list(write_practice(tmp_path / "two", 5, seed=1, workers=2))
     assert digests(tmp_path / "two") == digests(made)
-    assert {name.split("/")[0] for name in digests(made)} == {*FOLDERS, "keypoints.json"}
+    assert {name.split("/")[0] for name in digests(made)} == {*FOLDERS, "keypoints.json", "preview.jpg"}
 
 
 def test_photos_become_backgrounds_and_broken_ones_are_named(tmp_path: Path) -> None:
