@@ -6,7 +6,7 @@ a pretrained encoder against a random one, with the same steps.
     python benchmarks/tasks.py table WORK
 
 Every training and every evaluation is a `sapiens-train` command, printed as it runs; what is done already is not done
-again. Needs minutes to hours of CPU: see --steps.
+again. About an hour of one core.
 """
 
 import argparse
@@ -26,8 +26,18 @@ from training.tasks import MODULES
 from training.tasks.heatmaps import encode
 
 TASKS = ("pose", "parts", "depth", "normals")
-SIZE = (256, 192)
-MAIN = {"pose": ("PCK@0.1", "AP"), "parts": ("mIoU", "mAcc"), "depth": ("AbsRel", "delta1"), "normals": ("mean", "within_30")}
+SIZE = (192, 144)
+STEPS = {
+    "practice": {"pose": 300, "parts": 200, "depth": 150, "normals": 200},
+    "real": {"pose": 200, "parts": 150, "depth": 60, "normals": 60},
+}
+BATCH = 32
+MAIN = {
+    "pose": ("PCK@0.1", "AP"),
+    "parts": ("mIoU", "mAcc"),
+    "depth": ("AbsRel", "delta1"),
+    "normals": ("mean", "within_30"),
+}
 REAL = {
     "pose": (["{data}/train/pose-sport-*.tar"], ["{data}/dev/pose-sport-*.tar"], ["--set", "lsp14"]),
     "parts": (
@@ -46,9 +56,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--init", default="", help="Pretrained tiny encoder.")
     parser.add_argument("--data", default="")
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--longer", type=float, default=1.0, help="Times the steps.")
     parser.add_argument("--pictures", type=int, default=3000, help="Practice pictures to train on.")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     options = parser.parse_args()
@@ -96,9 +105,10 @@ def fit(options: argparse.Namespace, task: str, data: dict[str, Path], name: str
     if result.exists():
         return
     run = options.work / name
-    settings = ["--model", "tiny", "--images", options.steps * options.batch, "--batch", options.batch]
-    settings += ["--micro-batch", options.batch, "--lr", options.lr, "--warmup-steps", options.steps // 10]
-    settings += ["--workers", 0, "--save-every", 100, "--log-every", 50]
+    steps = round(STEPS[options.what][task] * options.longer)
+    settings = ["--model", "tiny", "--size", "x".join(map(str, SIZE)), "--images", steps * BATCH, "--batch", BATCH]
+    settings += ["--micro-batch", BATCH, "--lr", options.lr, "--warmup-steps", steps // 10]
+    settings += ["--workers", 0, "--save-every", 50, "--log-every", 25]
     sapiens_train("finetune", task, data["train"], run, *settings, *(["--init", init] if init else []))
     sapiens_train("eval", task, run, data["dev"], "--json", result, "--workers", 0)
 
@@ -145,8 +155,8 @@ def samples(shards):
 
 
 def split_kitchen(source: Path, work: Path) -> None:
-    """The depth pictures of one room as two tars each, the last two sevenths of the frames held out; and normals made from
-    the depth by the pinhole model (intrinsics are with each picture).
+    """The depth pictures of one room as two tars each, the last two sevenths of the frames held out; and normals made
+    from the depth by the pinhole model (intrinsics are with each picture).
     """
     if work.exists():
         return

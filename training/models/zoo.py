@@ -41,7 +41,7 @@ FAMILY = {
     model.name: model
     for model in (
         Architecture(
-            "tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4, batch=128, head_width=96
+            "tiny", 256, 6, 4, image=256, decoder_width=128, decoder_depth=4, decoder_heads=4, batch=128, head_width=48
         ),
         Architecture("0.3b", 1024, 24, 16),
         Architecture("0.6b", 1280, 32, 16),
