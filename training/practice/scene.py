@@ -16,11 +16,14 @@ from training.tasks.background import Backgrounds
 _NEAR_FACE = 0.03
 """Metres by which a point of the face may lie behind what is seen there and still be seen."""
 
+_TO_GUESS = 5
+"""Visible keypoints from which on the hidden ones of a person are labelled too."""
+
 
 @dataclass(frozen=True)
 class Instance:
-    """A person that is seen. keypoints: (17, 3) x, y, v as COCO's: 2 visible, 1 hidden, 0 outside the picture. mask:
-    (H, W) bool, the pixels where it is seen.
+    """A person that is seen. keypoints: (17, 3) x, y, v as COCO's: 2 visible, 1 hidden, 0 outside the picture, or
+    hidden on a person of whom too little is seen to guess it. mask: (H, W) bool, the pixels where it is seen.
     """
 
     keypoints: np.ndarray
@@ -95,16 +98,23 @@ def render(seed: int, index: int, photos: Backgrounds | None = None, size: tuple
 
 def _crowd(rng: np.random.Generator, camera: Camera) -> list[Person]:
     """One to three people, the later ones farther away."""
-    people = []
+    people: list[Person] = []
+    centres: list[np.ndarray] = []
     share = rng.uniform(0.6, 1.15)
     for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
-        people.append(_stand(rng, camera, share))
+        person, centre = _stand(rng, camera, share, centres)
+        people.append(person)
+        centres.append(centre)
         share *= rng.uniform(0.55, 0.85)
     return people
 
 
-def _stand(rng: np.random.Generator, camera: Camera, share: float) -> Person:
-    """A person whose body fills this share of the picture's height, somewhere in it; now and then cut by its edge."""
+def _stand(
+    rng: np.random.Generator, camera: Camera, share: float, others: Sequence[np.ndarray]
+) -> tuple[Person, np.ndarray]:
+    """A person whose body fills this share of the picture's height, and its middle, each side of the picture from -1
+    to 1: of three random places that which is farthest from the others'; now and then cut by the picture's edge.
+    """
     height, girth = rng.uniform(1.5, 1.95), rng.uniform(0.85, 1.3)
     around = rng.normal(0, 40) if rng.random() < 0.75 else rng.uniform(90, 270)
     tilt = rng.uniform(-90, 90) if rng.random() < 0.1 else rng.normal(0, 7)
@@ -116,9 +126,10 @@ def _stand(rng: np.random.Generator, camera: Camera, share: float) -> Person:
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     reach = distance / camera.focal * np.array([camera.width, camera.height]) / 2
     room = np.maximum(reach - (points.max(axis=0) - points.min(axis=0))[:2] / 2, 0.15 * reach)
-    target = rng.uniform(-1, 1, 2) * room * (1.5 if rng.random() < 0.25 else 1.0)
+    drafts = rng.uniform(-1, 1, (3, 2)) * room * (1.5 if rng.random() < 0.25 else 1.0)
+    target = max(drafts, key=lambda draft: min((np.linalg.norm(draft / reach - other) for other in others), default=0))
     place = here.place + np.array([*(target - middle[:2]), -distance - middle[2]])
-    return pose(np.random.default_rng(drawn), Frames(place, frame, height, girth))
+    return pose(np.random.default_rng(drawn), Frames(place, frame, height, girth)), target / reach
 
 
 def _obstacles(rng: np.random.Generator, camera: Camera, people: Sequence[Person]) -> list[Piece]:
@@ -259,4 +270,6 @@ def _instance(
         if name in {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}:
             shows = shows and -point[2] < seen.depth[line, column] + _NEAR_FACE
         keypoints[row] = x, y, 2 if shows else 1
+    if (keypoints[:, 2] == 2).sum() < _TO_GUESS:
+        keypoints[keypoints[:, 2] == 1] = 0
     return Instance(keypoints, mask)
