@@ -1,0 +1,213 @@
+"""Fine-tuning on a few practice pictures: it learns, stops and goes on exactly, and its model can be measured."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shards.labelled import open_labelled
+from tests.training.test_pretrain import assert_same_run, metrics, tensors
+from training import loop
+from training.config import FinetuneConfig, UsageError, config_from
+from training.distributed import Ranks
+from training.evaluate import evaluate
+from training.finetune import finetune
+from training.labels.pack import Packing, pack
+from training.models.task import load_task
+from training.models.zoo import FAMILY, build_encoder
+from training.practice.write import write_practice
+from training.tasks import parts
+
+TASKS = ("pose", "parts", "depth", "normals")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Labelled shards of eight practice pictures for each task."""
+    root = tmp_path_factory.mktemp("labelled")
+    list(write_practice(root / "practice", 8, seed=3))
+    for task in TASKS:
+        list(pack(Packing(task, (root / "practice",), root / task)))  # type: ignore[arg-type]
+    return {task: root / task for task in TASKS}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, packed: dict[str, Path]) -> Callable[..., FinetuneConfig]:
+    def make(task: str, **changed: Any) -> FinetuneConfig:
+        values: dict[str, Any] = {
+            "task": task,
+            "data": (str(packed[task]),),
+            "out": str(tmp_path / "run"),
+            "model": "tiny",
+            "size": "64x48",
+            "images": 24,
+            "batch": 4,
+            "micro_batch": 2,
+            "lr": 1e-3,
+            "warmup_steps": 2,
+            "workers": 0,
+            "log_every": 1,
+            "save_every": 2,
+            "keep": 99,
+        }
+        return FinetuneConfig(**{**values, **changed})
+
+    return make
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> str:
+    torch.manual_seed(5)
+    save_file(build_encoder(FAMILY["tiny"]).state_dict(), tmp_path / "encoder.safetensors", metadata={"grid": "16x16"})
+    return str(tmp_path / "encoder.safetensors")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_and_is_measured(settings, packed, task):
+    config = settings(task)
+    assert finetune(config) == 0
+    losses = [m["loss"] for m in metrics(config.run_folder)]
+    assert len(losses) == 6
+    assert all(loss is not None and loss > 0 for loss in losses)
+    found = evaluate(task, config.out, (str(packed[task]),), batch=3, workers=0)
+    assert found is not None
+    assert (found.task, found.broken) == (task, ())
+    assert found.n == load_count(packed[task])
+    assert any(value is not None for value in found.values.values())
+    assert str(found.n) in found.as_text()
+
+
+def load_count(folder: Path) -> int:
+    return open_labelled(str(folder)).shards.count
+
+
+@pytest.mark.parametrize("task", ["pose", "normals"])
+def test_a_few_pictures_can_be_learnt_by_heart(settings, task):
+    config = settings(task, images=480, batch=8, micro_batch=8, lr=2e-3, warmup_steps=5, log_every=60, save_every=60)
+    first = settings(task, images=8, batch=8, micro_batch=8, out=config.out + "-first")
+    finetune(first)
+    finetune(config)
+    assert metrics(config.run_folder)[-1]["loss"] < 0.8 * metrics(first.run_folder)[0]["loss"]
+
+
+def test_a_stopped_run_goes_on_to_the_bit(settings, tmp_path, pretrained, monkeypatch):
+    straight = settings("pose", init=pretrained, ema=0.9, out=str(tmp_path / "straight"))
+    assert finetune(straight) == 0
+    halting = settings("pose", init=pretrained, ema=0.9)
+    real, steps = loop.set_learning_rate, []
+
+    def stop_at_three(*given):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        real(*given)
+
+    monkeypatch.setattr(loop, "set_learning_rate", stop_at_three)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(halting)
+    monkeypatch.undo()
+    monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path / "cache"))
+    assert finetune(halting) == 0
+    assert_same_run(straight.run_folder, halting.run_folder, 6)
+
+
+def test_the_encoder_starts_from_the_pretrained_and_is_trained_too(settings, pretrained):
+    config = settings("parts", init=pretrained, images=4)
+    finetune(config)
+    before, after = load_file(pretrained), tensors(config.run_folder, 1)
+    name = "blocks.5.mlp.fc1.weight"
+    moved = (after[f"model.encoder.{name}"] - before[name]).abs()
+    assert 0 < float(moved.max()) < 1e-2
+    assert "model.encoder.cls_token" not in after
+    assert after["model.encoder.pos_embed"].shape == (1, 12, 256)
+
+
+def test_a_frozen_encoder_stays_as_it_was(settings, pretrained):
+    config = settings("parts", init=pretrained, frozen=True)
+    finetune(config)
+    before, after = tensors(config.run_folder, 2), tensors(config.run_folder, 6)
+    changed = {
+        name.split(".")[1] for name in after if name.startswith("model.") and not before[name].equal(after[name])
+    }
+    assert changed == {"head"}
+    assert load_task(config.out).task == "parts"
+
+
+def test_two_tasks_on_one_frozen_encoder_share_a_pass(settings, pretrained, tmp_path):
+    runs = [settings(task, init=pretrained, frozen=True, images=4, out=str(tmp_path / task)) for task in TASKS[:2]]
+    for config in runs:
+        finetune(config)
+    pose, parts = (load_task(config.out) for config in runs)
+    assert pose.encoder_hash == parts.encoder_hash
+
+
+def test_mistakes_are_told(settings, packed, tmp_path, pretrained):
+    with pytest.raises(UsageError, match="holds labels for depth; fine-tune that, or pack pose"):
+        finetune(settings("pose", data=(str(packed["depth"]),)))
+    with pytest.raises(UsageError, match="frozen needs --init"):
+        settings("pose", frozen=True)
+    with pytest.raises(UsageError, match="leave --backgrounds out"):
+        settings("pose", backgrounds=str(tmp_path))
+    with pytest.raises(UsageError, match="patch_padding is 1; allowed are 0, 2"):
+        settings("pose", patch_padding=1)
+    with pytest.raises(UsageError, match=r"256 wide and 6 blocks deep, not a sapiens-0\.3b"):
+        finetune(settings("depth", init=pretrained, model="0.3b"))
+    with pytest.raises(UsageError, match="task is 'posture'; allowed are pose, parts, depth, normals"):
+        config_from(FinetuneConfig, {"task": "posture", "data": "x", "out": "y"})
+
+
+def test_a_model_is_not_measured_on_labels_of_another_kind(settings, packed):
+    config = settings("depth", images=4)
+    finetune(config)
+    with pytest.raises(UsageError, match="is for depth, not for normals"):
+        evaluate("normals", config.out, (str(packed["normals"]),), workers=0)
+    with pytest.raises(UsageError, match="is for normals, not for depth"):
+        evaluate("depth", config.out, (str(packed["normals"]),), workers=0)
+
+
+def test_measuring_does_not_depend_on_batches_workers_or_ranks(settings, packed, tmp_path):
+    config = settings("normals", images=8)
+    finetune(config)
+    data = (str(packed["normals"]),)
+    one = evaluate("normals", config.out, data, batch=8, workers=0)
+    other = evaluate("normals", config.out, data, batch=3, workers=2)
+    assert one is not None
+    assert other is not None
+    assert one.values == pytest.approx(other.values, rel=1e-4)
+    one.write(tmp_path / "figures" / "result.json")
+    assert json.loads((tmp_path / "figures" / "result.json").read_text())["n"] == one.n
+
+
+def test_states_of_two_ranks_make_the_whole(settings, packed, monkeypatch):
+    """Each rank measures its share; merged, they are what one rank measures."""
+    config = settings("parts", images=8)
+    finetune(config)
+    data = (str(packed["parts"]),)
+    whole = evaluate("parts", config.out, data, workers=0)
+    states: list[Any] = []
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: states.append(value) or [value])
+    for rank in range(2):
+        monkeypatch.setattr("training.evaluate.all_ranks", lambda rank=rank: _alone_as(rank))
+        evaluate("parts", config.out, data, workers=0)
+    labels = load_task(config.out).label_set
+    merged = parts.Metric.from_states([s for s in states if isinstance(s, dict)], labels)  # type: ignore[arg-type]
+    assert whole is not None
+    assert merged.n == whole.n
+    assert merged.result() == whole.values
+
+
+class _alone_as:
+    """The ranks of a run of two, seen from one of them."""
+
+    def __init__(self, rank: int) -> None:
+        self.ranks = Ranks(rank, 2, rank, torch.device("cpu"))
+
+    def __enter__(self) -> Ranks:
+        return self.ranks
+
+    def __exit__(self, *_: object) -> None:
+        pass
