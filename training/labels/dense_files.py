@@ -39,6 +39,8 @@ class Convention:
 def read_dense(task: Task, name: str, data: bytes, how: Convention) -> np.ndarray:
     """The label in a file of this name. Raises LabelError for what cannot be one."""
     pixels = _read_npy(name, data) if name.lower().endswith(".npy") else _read_png(name, data)
+    if not pixels.size:
+        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}: nothing")
     if task == "parts":
         return _parts(name, pixels)
     if task == "depth":

@@ -85,6 +85,14 @@ def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple
 
 
 def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
+    """An annotation whose values are no numbers has no keypoints, and is refused for that."""
+    try:
+        return _numbers(annotation, number, order)
+    except (TypeError, ValueError):
+        return GivenPerson(str(annotation.get("id", number)), ())
+
+
+def _numbers(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
     flat: list[float] = []
     for field in WHOLE_BODY:
         values = [float(value) for value in annotation.get(field) or ()]

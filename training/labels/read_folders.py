@@ -64,6 +64,11 @@ def _optional(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Relative path without its suffix → file, in the order of names."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    """Relative path without its suffix → file, in the order of names. Raises UsageError where two go by one name."""
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise UsageError(f"{folder} has both {found[stem].name} and {path.name}; one of a name can be used")
+        found[stem] = path
+    return found

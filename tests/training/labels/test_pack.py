@@ -123,11 +123,12 @@ def test_bad_people_are_refused_or_mended_and_counted(tmp_path: Path) -> None:
         person(0, bbox=[10, 10, 0, 5]),
         person(0, keypoints=[float("nan"), 5.0, 2.0, *person(0)["keypoints"][3:]]),
         person(7),
+        person(0, keypoints=["here", "there", None]),
     ]
     labels = packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", given))
     rows = manifest(tmp_path / "out")
     assert len(rows) == len(given) == labels["counts"]["given"]
-    assert rows.status.tolist() == ["packed"] * 2 + ["refused"] * 6 + ["packed", "refused"]
+    assert rows.status.tolist() == ["packed"] * 2 + ["refused"] * 6 + ["packed", "refused", "refused"]
     assert rows[rows.status == "packed"].dropped.tolist() == [0, 1, 1]
     assert rows[rows.status == "packed"].clipped.tolist() == [False, True, False]
     assert rows.error_message.tolist()[2:8] == [
@@ -138,8 +139,8 @@ def test_bad_people_are_refused_or_mended_and_counted(tmp_path: Path) -> None:
         "it stands for a crowd (iscrowd)",
         "its box 10, 10, 10, 15 is empty",
     ]
-    assert rows.error_message.tolist()[9] == "image_id 7 is not among the file's images"
-    assert sum(labels["counts"]["refusals"].values()) == labels["counts"]["refused"] == 7
+    assert rows.error_message.tolist()[10] == "image_id 7 is not among the file's images"
+    assert sum(labels["counts"]["refusals"].values()) == labels["counts"]["refused"] == 8
     sample = open_labelled(str(tmp_path / "out")).read(0, 1)
     assert sample.box == (0, 20, 50, HEIGHT)
     assert sample.row["keypoints"][48:] == [0, 0, 0]
@@ -271,6 +272,7 @@ def test_depth_good_and_bad(tmp_path: Path) -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[:, 60:] = 255
     labels = {"a.npy": holes, "b.npy": np.full_like(ramp, np.nan), "c.npy": ramp, "d.npy": np.zeros((4, 4, 4))}
+    labels["f.npy"] = np.zeros((0, 4), np.float32)
     root = write_folder(tmp_path / "in", "depths", labels, masks={"a.png": mask, "b.png": mask, "d.png": mask})
     (root / "images/e.jpg").write_bytes(photo(8))
     (root / "depths/e.npy").write_bytes(b"\x93NUMPY, but not for long")
@@ -287,6 +289,7 @@ def test_depth_good_and_bad(tmp_path: Path) -> None:
     assert rows.error_message.tolist()[1:3] == ["no pixel has a depth", f"there is no mask 'c' in {root / 'masks'}"]
     assert rows.error_message.tolist()[3] == "d.npy holds 4 x 4 x 4 of float64; depth maps are (H, W)"
     assert rows.error_message.tolist()[4].startswith("e.npy is not an npy file of numbers")
+    assert rows.error_message.tolist()[5] == "f.npy holds 0 x 4 of float32: nothing"
 
 
 def test_depth_in_millimetres_needs_a_scale(tmp_path: Path) -> None:
@@ -346,6 +349,9 @@ def test_what_cannot_be_packed_at_all_is_one_sentence(tmp_path: Path) -> None:
         packed("parts", tmp_path / "out", tmp_path / "bad.tar")
     with pytest.raises(UsageError, match="has no folder 'normals'"):
         packed("normals", tmp_path / "out", tmp_path)
+    twice = write_folder(tmp_path / "twice", "parts", {"a.png": np.zeros((4, 4), np.uint8), "a.npy": np.zeros((4, 4))})
+    with pytest.raises(UsageError, match=r"has both a\.npy and a\.png"):
+        packed("parts", tmp_path / "out", twice)
     path = write_coco(tmp_path / "coco", [person(0, iscrowd=1)])
     with pytest.raises(UsageError, match=r"none of the 1 labels can be used: .*crowd"):
         packed("pose", tmp_path / "out", path)
