@@ -1,33 +1,43 @@
 """The two commands as a user types them."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
+
+from training.cli import main
 
 
-def train(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run `sapiens-train` with these words: exit code, what it printed, what it complained of."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sapiens-train", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return (int(left.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
-def test_practice_then_pack(tmp_path: Path) -> None:
-    made = train("practice", tmp_path / "practice", "--count", "3", "--seed", "4", "--size", "96x72")
-    assert made.returncode == 0, made.stderr
-    packed = train("pack", "parts", tmp_path / "practice", tmp_path / "parts")
-    assert packed.returncode == 0, packed.stderr
-    assert "3 of 3 labels for parts (sapiens28, 28 classes) packed, in 3 photos" in packed.stdout
-    assert "Face_Neck" in packed.stdout
+def test_practice_then_pack(train, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert train("practice", tmp_path / "practice", "--count", "3", "--seed", "4", "--size", "96x72")[0] == 0
+    code, printed, _ = train("pack", "parts", tmp_path / "practice", tmp_path / "parts")
+    assert code == 0
+    assert "3 of 3 labels for parts (sapiens28, 28 classes) packed, in 3 photos" in printed
+    assert "Face_Neck" in printed
+    assert (tmp_path / "parts/preview.jpg").is_file()
     assert (pd.read_parquet(tmp_path / "parts/manifest").status == "packed").all()
 
 
-def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(train, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for words, sentence in (
         (("pack", "poses", tmp_path, tmp_path / "out"), "task is 'poses'; allowed are pose, parts, depth, normals"),
         (("practice", tmp_path / "out", "--size", "big"), "--size is 'big'; give rows x columns"),
     ):
-        done = train(*words)
-        assert done.returncode == 2
-        assert sentence in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, complaint = train(*words)
+        assert code == 2
+        assert sentence in complaint
+        assert complaint.count("\n") == 1
