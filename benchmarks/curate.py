@@ -234,6 +234,7 @@ def _random_scores(rng: np.random.Generator, names: pa.Array) -> dict[str, pa.Ar
         "text_boxes": pa.nulls(number, BOXES),
         "punsafe": pa.nulls(number, pa.float32()),
         "person_boxes": pa.ListArray.from_arrays(offsets, boxes, type=BOXES),
+        "not_asked": pa.array([[]] * number, pa.list_(pa.string())),
     }
 
 

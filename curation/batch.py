@@ -20,6 +20,7 @@ class Batch:
     data: list[bytes]
     pictures: list[Picture]
     scored: dict[str, list[Any]] = field(default_factory=dict)
+    asked: frozenset[str] | None = None  # the scorers that will see this batch; None: all of the recipe's
     _memo: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

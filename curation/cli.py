@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from curation.errors import Stopped, UsageError
-from curation.recipe import change, load_recipe
+from curation.recipe import Recipe, change, load_recipe
 from curation.record import Record, load_record
 from manifests.scan import NoManifest
 from manifests.store import Store
@@ -50,6 +50,9 @@ Profile = Annotated[
 Weights = Annotated[
     list[str] | None, typer.Option("--weights", help="people=…, text=… or clip=…: a file or name, for --profile full.")
 ]
+Lazy = Annotated[
+    bool, typer.Option("--lazy", help="Cheap questions first, and none more once a rule has rejected an image.")
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Local processes; one per core by default, 0 works in this one.")
 ]
@@ -64,6 +67,7 @@ def run(
     settings: Settings = None,
     profile: Profile = None,
     weights: Weights = None,
+    lazy: Lazy = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
 ) -> None:
@@ -71,7 +75,7 @@ def run(
     from curation.run import Workplace, curate
 
     with _resumable():
-        chosen = load_recipe(recipe, [*(settings or []), *_networks(profile, weights)])
+        chosen = load_recipe(recipe, [*(settings or []), *_networks(profile, weights), *["lazy=true"] * lazy])
         curate(source, out, chosen, place=Workplace(workers, scheduler), console=console)
     _finish(out)
 
@@ -115,7 +119,7 @@ def decide(
     store = Store(out)
     if dry_run:
         record = load_record(store)
-        chosen = load_recipe(recipe, settings) if recipe else change(record.recipe, settings or [])
+        chosen = _chosen(record, recipe, settings)
         outcome, flips = redecide(out, chosen)
         console.print(f"{chosen.name}: {outcome.counts}; +{flips.gained} kept / \N{MINUS SIGN}{flips.lost}")
         for name in sorted({*flips.gained_by, *flips.lost_by}):
@@ -361,8 +365,17 @@ def _networks(profile: str | None, weights: list[str] | None) -> list[str]:
 def _with_recipe(stage: "Stages", recipe: str | None, settings: list[str] | None) -> Record:
     """The run's record, with another recipe where one is given."""
     record = load_record(stage.store)
-    record.recipe = load_recipe(recipe, settings) if recipe else change(record.recipe, settings or [])
+    record.recipe = _chosen(record, recipe, settings)
     return record
+
+
+def _chosen(record: Record, recipe: str | None, settings: list[str] | None) -> Recipe:
+    """The recipe asked for; a lazy run stays one until it is told `lazy`."""
+    if recipe is None:
+        return change(record.recipe, settings or [])
+    chosen = load_recipe(recipe, settings)
+    lazy = chosen.lazy if "lazy" in chosen.model_fields_set else record.recipe.lazy
+    return chosen.model_copy(update={"lazy": lazy})
 
 
 def _say_error(text: str, code: int) -> None:

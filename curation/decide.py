@@ -17,26 +17,47 @@ class Judged:
     """Verdicts of some rows before duplicates are looked at; arrays of length rows.
 
     `fails[name]` is True where that rule does not hold; `passes` where every rule holds; `failed` where there is
-    nothing to judge because reading, decoding or scoring failed.
+    nothing to judge because reading, decoding or scoring failed. A rule about what an image was not asked neither
+    holds nor fails; `unasked` is True where no other rule fails either, so that there is no verdict.
     """
 
     failed: np.ndarray
     passes: np.ndarray
     fails: dict[str, np.ndarray]
+    unasked: np.ndarray
 
 
 def columns_needed(recipe: Recipe) -> list[str]:
     """What `judge` reads of a score table."""
     rules = [column for rule in recipe.parsed_rules() for column in rule.columns]
-    return list(dict.fromkeys(["status", *rules]))
+    return list(dict.fromkeys(["status", "not_asked", *rules]))
 
 
 def judge(table: pa.Table, recipe: Recipe) -> Judged:
     """Apply every rule to every row: all that fail are kept, not only the first."""
     failed = pc.not_equal(table["status"], "success").to_numpy()
-    fails = {rule.name: ~rule.passes(table) & ~failed for rule in recipe.parsed_rules()}
-    rejected = np.logical_or.reduce(list(fails.values())) if fails else np.zeros_like(failed)
-    return Judged(failed, ~failed & ~rejected, fails)
+    missing = not_asked(table["not_asked"], recipe.scorers)
+    fails = {
+        rule.name: ~rule.passes(table) & ~failed & ~_any([missing[name] for name in recipe.scorers_of(rule)], failed)
+        for rule in recipe.parsed_rules()
+    }
+    left = ~failed & ~_any(list(fails.values()), failed)
+    unasked = left & _any(list(missing.values()), failed)
+    return Judged(failed, left & ~unasked, fails, unasked)
+
+
+def not_asked(column: pa.ChunkedArray | pa.Array, scorers: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Scorer → bool (rows,), True for the images that it was not asked about."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    names, rows = pc.list_flatten(array), pc.list_parent_indices(array).to_numpy()
+    found = {scorer: np.zeros(len(array), bool) for scorer in scorers}
+    for scorer in scorers if len(names) else ():
+        found[scorer][rows[pc.equal(names, scorer).to_numpy(zero_copy_only=False)]] = True
+    return found
+
+
+def _any(masks: list[np.ndarray], like: np.ndarray) -> np.ndarray:
+    return np.logical_or.reduce(masks) if masks else np.zeros_like(like)
 
 
 def verdict_columns(table: pa.Table, judged: Judged, duplicate_of: pa.Array, recipe: Recipe) -> dict[str, pa.Array]:

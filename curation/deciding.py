@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from curation.decide import DUPLICATE, Judged, columns_needed, judge, verdict_columns
 from curation.duplicates import NONE, exact_duplicates, near_duplicates
+from curation.errors import UsageError
 from curation.layout import manifest_file, scores_file
 from curation.plan import Plan
 from curation.recipe import Recipe
@@ -49,7 +50,8 @@ class Flips:
 
 
 def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str] = scores_file) -> Outcome:
-    """Judge every input and find duplicates, reading only the columns that the recipe asks about.
+    """Judge every input and find duplicates, reading only the columns that the recipe asks about. Raises UsageError
+    where a lazy run has not asked enough for these rules.
 
     Memory: up to about 170 bytes an input with near duplicates, whatever the number of columns.
     """
@@ -62,6 +64,11 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
         return judge(table, recipe), uid_numbers(table["uid"]), pc.fill_null(hashes, 0).to_numpy(), known
 
     parts = list(in_order(read, plan.units))
+    if unasked := sum(int(judged.unasked.sum()) for judged, *_ in parts):
+        raise UsageError(
+            f"{unasked} images were asked only until a rule rejected them (lazy), and these rules no longer do: "
+            f"ask what is missing with `sapiens-curate score {store.root}` and the same recipe, then decide"
+        )
     failed = np.concatenate([judged.failed for judged, *_ in parts])
     passes = np.concatenate([judged.passes for judged, *_ in parts])
     uids = np.concatenate([uids for _, uids, _, _ in parts])

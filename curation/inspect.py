@@ -35,7 +35,7 @@ class Ruling:
     name: str
     text: str
     saw: str
-    passes: bool
+    passes: bool | None  # None: a lazy run did not ask
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Inspection:
         because = {"rejected": ", ".join(row["reasons"] or ()), "failed": row["error_message"]}
         facts = [("image", place_of(row)), ("verdict", row["verdict"])]
         facts += [("because", because[row["verdict"]])] if row["verdict"] in because else []
+        if row["not_asked"]:
+            facts.append(("unasked", f"{', '.join(row['not_asked'])}: it was rejected before (lazy)"))
         if row["uid"]:
             facts.append(("uid", row["uid"]))
         if row["verdict"] != "failed":
@@ -97,8 +99,9 @@ class Inspection:
     def _rules(self) -> list[str]:
         name = max((len(ruling.name) for ruling in self.rulings), default=0)
         text = max((len(ruling.text) for ruling in self.rulings), default=0)
+        says = {True: "passes", False: "FAILS", None: "unasked"}
         return [
-            f"{'passes' if one.passes else 'FAILS':<8}{one.name:<{name}}  {one.text:<{text}}  {one.saw}"
+            f"{says[one.passes]:<8}{one.name:<{name}}  {one.text:<{text}}  {one.saw}"
             for one in self.rulings
         ]
 
@@ -142,7 +145,8 @@ def _rulings(row: Row, recipe: Recipe, numbers: dict[str, float]) -> Iterator[Ru
         drawn = dict.fromkeys(line.column for line in lines(recipe) if line.rule == rule.name)
         columns = [*drawn] or rule.columns
         saw = ", ".join(f"{column} {_value(row, numbers, column)}" for column in columns)
-        yield Ruling(rule.name, rule.text, saw, rule.name not in row["reasons"])
+        unasked = not recipe.scorers_of(rule).isdisjoint(row["not_asked"])
+        yield Ruling(rule.name, rule.text, saw, None if unasked else rule.name not in row["reasons"])
     if recipe.duplicates != "off":
         saw = f"repeats uid {row['duplicate_of']}" if row["duplicate_of"] else "repeats none"
         yield Ruling(DUPLICATE, recipe.duplicates, saw, DUPLICATE not in row["reasons"])

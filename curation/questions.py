@@ -11,3 +11,9 @@ COLUMNS = {
     "safety": ("punsafe",),
 }
 SCORERS = tuple(COLUMNS)
+
+STAGES = {
+    "builtin": (("fingerprint", "quality"), ("people", "safety"), ("text", "watermark", "style")),
+    "full": (("fingerprint", "quality"), ("people",), ("watermark", "style", "concepts"), ("safety",), ("text",)),
+}
+"""Per profile, what a lazy run asks at a time: cheap first, what shares a network together, people before text."""

@@ -45,6 +45,7 @@ class Recipe(_Strict):
 
     name: str
     profile: Literal["builtin", "full"] = "builtin"
+    lazy: bool = False  # stop asking about an image once a rule has rejected it
     scorers: tuple[str, ...]
     weights: dict[str, str] = {}  # people, text or clip → file, folder or name, for the profile `full`
     concepts: dict[str, Concept] = {}  # questions in words, for the profile `full`; its own ones are filled in
@@ -130,6 +131,16 @@ class Recipe(_Strict):
         """The rules in their order."""
         settings = {f"people.{key}": float(value) for key, value in self.people.model_dump().items()}
         return [Rule(name, text, settings) for name, text in self.rules.items()]
+
+    def scorers_of(self, rule: Rule) -> set[str]:
+        """The scorers whose answers a rule reads."""
+        found = {name for name in self.scorers for column in COLUMNS[name] if column in rule.columns}
+        return found | {"concepts" for field in self.concept_fields if field.name in rule.columns}
+
+    @property
+    def asking(self) -> str:
+        """Changes when the same scorers might have to be asked of other images."""
+        return content_hash([list(self.rules.items()), self.people.model_dump()]) if self.lazy else "everything"
 
     def check_columns(self, extras: list[pa.Field]) -> None:
         """UsageError where a rule names a column that neither scorers nor the source's table have, or cannot use."""

@@ -64,10 +64,7 @@ def curate(
     with stages(store, console, place or Workplace()) as stage:
         record = stage.plan(source, wanted)
         if record.recipe.hash != wanted.hash:
-            raise UsageError(
-                f"{out} was made with another recipe ({record.recipe.name}, {record.recipe.hash}); "
-                f"use `sapiens-curate decide {out} --recipe …` to decide anew, or another folder"
-            )
+            raise UsageError(_other_recipe(out, record.recipe, wanted))
         stage.score(record)
         stage.decide(record)
         stage.pack(record)
@@ -124,11 +121,14 @@ class Stages:
         jobs = [
             UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
             for unit in range(plan.units)
-            if self._to_score(unit, plan, models, retry)
+            if self._to_score(unit, plan, record.recipe, models, retry)
         ]
         inputs = sum(_inputs(job) for job in jobs)
         if jobs:
-            self.console.print(f"scoring with profile {record.recipe.profile!r}: {', '.join(record.recipe.scorers)}")
+            lazily = ", lazily" if record.recipe.lazy else ""
+            self.console.print(
+                f"scoring with profile {record.recipe.profile!r}{lazily}: {', '.join(record.recipe.scorers)}"
+            )
             pool = self._pool
             with meter("score", inputs, self.console) as shown:
                 self._score(pool, jobs, shown)
@@ -201,9 +201,11 @@ class Stages:
 
         return {scorer.name: scorer.identity for scorer in make_scorers(recipe, 1)}
 
-    def _to_score(self, unit: int, plan: Plan, models: dict[str, str], retry: bool) -> bool:
+    def _to_score(self, unit: int, plan: Plan, recipe: Recipe, models: dict[str, str], retry: bool) -> bool:
         stats = unit_stats(self.store, unit, plan)
         if stats is None or any(stats["identities"].get(name) != identity for name, identity in models.items()):
+            return True
+        if stats["asking"] not in {"everything", recipe.asking}:  # a lazy run that other rules stopped
             return True
         return retry and stats["failed"] > 0
 
@@ -269,6 +271,20 @@ def check_scored(record: Record, recipe: Recipe) -> None:
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
+    if made_with.hash == wanted.model_copy(update={"lazy": made_with.lazy}).hash:
+        if made_with.lazy:
+            return (
+                f"{out} was made with --lazy; give it again, or ask what is missing with "
+                f"`sapiens-curate score {out} --set lazy=false` first"
+            )
+        return f"{out} was made without --lazy, so that every image was asked everything; leave it out"
+    return (
+        f"{out} was made with another recipe ({made_with.name}, {made_with.hash}); "
+        f"use `sapiens-curate decide {out} --recipe …` to decide anew, or another folder"
+    )
 
 
 def _inputs(job: UnitJob) -> int:

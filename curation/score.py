@@ -2,6 +2,9 @@
 
 A unit is done when its `_stats.json` parses and agrees with the plan, the scorers' identities and the size of the
 parquet file. Columns of scorers whose identity has not changed are taken over from the file that is there.
+
+`not_asked` of a row names the scorers that it still wants. A run ends with none of them left, a lazy one as soon as the
+answers that are there reject the image.
 """
 
 from collections import deque
@@ -16,10 +19,11 @@ import cv2
 import pyarrow as pa
 
 from curation.batch import Batch
-from curation.decide import judge
+from curation.decide import columns_needed, judge
 from curation.decode import Header, Picture, decode
 from curation.layout import scores_file, scores_stats_file, unit_stats
 from curation.plan import Plan, read_unit
+from curation.questions import SCORERS, STAGES
 from curation.recipe import Recipe
 from curation.scorers import Scorer, make_scorers
 from curation.sources import read_bytes
@@ -64,20 +68,18 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     cv2.setNumThreads(1)
     store = Store(job.out)
     scorers = load_scorers(job.recipe, job.threads)
+    schema = scores_schema([*job.plan.extras, *job.recipe.concept_fields])
     old, identities, stale = _current(store, job, scorers)
-    if old is not None and not stale and not job.retry and not job.deadly:
-        return _count(old, job.recipe)
     plan = read_unit(store, job.unit).to_pylist()
-    rows = _start(plan, old, job)
-    todo = _todo(rows, bool(stale), job.retry)
-    for index, ask in ((index, scorers if rows[index]["status"] != "success" else stale) for index in todo):
-        rows[index]["_ask"] = tuple(scorer.name for scorer in ask)
+    rows = _start(plan, old, job, stale)
+    todo = _todo(rows, job, bool(stale), schema)
     loads = _batches(plan, todo, rows) if announce is None else _one_by_one(plan, todo, rows, announce)
     for loaded in loads:
-        _score(loaded, rows, scorers)
+        _score(loaded, rows, scorers, job.recipe, schema)
+    columns = {scorer.name: scorer.columns for scorer in scorers}
     for row in rows:
-        row.pop("_ask", None)
-    table = pa.Table.from_pylist(rows, scores_schema([*job.plan.extras, *job.recipe.concept_fields]))
+        row.update({column: None for name in row["not_asked"] for column in columns.get(name, ())})
+    table = pa.Table.from_pylist(rows, schema)
     identities = {name: identity for name, identity in identities.items() if name != "concepts"}
     commit(store, job, table, identities | {scorer.name: scorer.identity for scorer in scorers})
     return _count(table, job.recipe)
@@ -95,6 +97,7 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
             "failed": sum(status != "success" for status in statuses),
             "plan_hash": job.plan.hash,
             "identities": dict(identities),
+            "asking": job.recipe.asking,
             "bytes": store.size(name),
             "sha256": store.sha256(name),
         },
@@ -121,9 +124,13 @@ def _current(store: Store, job: UnitJob, scorers: list[Scorer]) -> tuple[pa.Tabl
     return store.read_table(scores_file(job.unit)), identities, stale
 
 
-def _start(plan: list[Row], old: pa.Table | None, job: UnitJob) -> list[Row]:
+def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scorer]) -> list[Row]:
+    """The rows as they are known; `not_asked` of a good one holds what there is to ask of it."""
     rows = old.to_pylist() if old is not None else [_blank(entry) for entry in plan]
+    again = {scorer.name for scorer in stale}
     for index, (row, entry) in enumerate(zip(rows, plan, strict=True)):
+        if row["status"] == "success":
+            row["not_asked"] = [name for name in SCORERS if name in {*row["not_asked"], *again}]
         if entry["plan_error"]:
             row.update(_failure("read", entry["plan_error"]))
         elif index in job.deadly:
@@ -132,23 +139,39 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob) -> list[Row]:
     return rows
 
 
-def _todo(rows: list[Row], any_stale: bool, retry: bool) -> list[int]:
-    """Rows to work on: new ones, all good ones when a scorer is stale, and failed ones on `retry`."""
-    wanted = {""} | ({"success", "failed_to_score"} if any_stale else set())
-    if retry:
+def _todo(rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:
+    """Rows to work on: new ones, good ones that must be asked more, and failed ones on `retry` or for a new scorer."""
+    wanted = {""} | ({"failed_to_score"} if any_stale else set())
+    if job.retry:
         wanted |= {"failed_to_read", "failed_to_decode", "failed_to_score"}
-    return [index for index, row in enumerate(rows) if row["status"] in wanted]
+    for row in rows:
+        if row["status"] in wanted:
+            row["not_asked"] = list(job.recipe.scorers)
+    settled = _rejected(rows, job.recipe, schema) if job.recipe.lazy else [False] * len(rows)
+    missing = [not set(row["not_asked"]).isdisjoint(job.recipe.scorers) for row in rows]
+    return [
+        index
+        for index, row in enumerate(rows)
+        if row["status"] in wanted or (row["status"] == "success" and missing[index] and not settled[index])
+    ]
+
+
+def _rejected(rows: list[Row], recipe: Recipe, schema: pa.Schema) -> list[bool]:
+    """Whether the answers that are there suffice to reject each row."""
+    fields = [schema.field(name) for name in columns_needed(recipe)]
+    judged = judge(pa.Table.from_pylist(rows, pa.schema(fields)), recipe)
+    return (~judged.failed & ~judged.passes & ~judged.unasked).tolist()
 
 
 def _blank(entry: Row) -> Row:
     row: Row = {field.name: None for field in (*IMAGE, *SCORES)}
     extra = {k: v for k, v in entry.items() if k not in {"member_offset", "bytes", "version", "plan_error", "unit"}}
-    return {**row, **extra, "status": ""}
+    return {**row, **extra, "status": "", "not_asked": []}
 
 
 def _failure(stage: str, message: str) -> Row:
     scores = {field.name: None for field in SCORES}
-    return {"status": f"failed_to_{stage}", "error_message": message, **scores}
+    return {"status": f"failed_to_{stage}", "error_message": message, **scores, "not_asked": []}
 
 
 def _batches(plan: list[Row], todo: list[int], rows: list[Row]) -> Iterator[list[Loaded]]:
@@ -167,11 +190,11 @@ def _batches(plan: list[Row], todo: list[int], rows: list[Row]) -> Iterator[list
             loaded = waiting.popleft().result()
             if (upcoming := next(queue, None)) is not None:
                 waiting.append(pool.submit(_load, upcoming, plan[upcoming]))
-            ask = rows[loaded.index]["_ask"]
+            ask = rows[loaded.index]["not_asked"]
             rows[loaded.index].update(loaded.row)
             if loaded.picture is None:
                 continue
-            if batch and (len(batch) == BATCH or rows[batch[0].index]["_ask"] != ask):
+            if batch and (len(batch) == BATCH or rows[batch[0].index]["not_asked"] != ask):
                 yield batch
                 batch = []
             batch.append(loaded)
@@ -218,13 +241,35 @@ def _facts(width: int, height: int, header: Header) -> Row:
     }
 
 
-def _score(loaded: list[Loaded], rows: list[Row], scorers: list[Scorer]) -> None:
+def _score(loaded: list[Loaded], rows: list[Row], scorers: list[Scorer], recipe: Recipe, schema: pa.Schema) -> None:
+    """Ask a batch what it wants: all at once, or stage after stage as long as no rule rejects an image."""
+    wanted = [scorer for scorer in scorers if scorer.name in rows[loaded[0].index]["not_asked"]]
+    if not recipe.lazy:
+        _ask_all(loaded, rows, wanted)
+        return
+    for stage in lazy_stages(recipe):
+        if asked := [scorer for scorer in wanted if scorer.name in stage]:
+            settled = _rejected([rows[item.index] for item in loaded], recipe, schema)
+            loaded = [item for item, is_settled in zip(loaded, settled, strict=True) if not is_settled]
+            if not loaded:
+                return
+            _ask_all(loaded, rows, asked)
+            loaded = [item for item in loaded if rows[item.index]["status"] == "success"]
+
+
+def lazy_stages(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The profile's stages, those last on which no rule depends. Text depends on people, whom it leaves out."""
+    read = {name for rule in recipe.parsed_rules() for name in recipe.scorers_of(rule)}
+    deciding = read | ({"people"} if "text" in read else set())
+    return sorted(STAGES[recipe.profile], key=deciding.isdisjoint)
+
+
+def _ask_all(loaded: list[Loaded], rows: list[Row], asked: list[Scorer]) -> None:
     """Ask a batch; where that raises, ask its images one by one so that only the guilty one fails."""
-    ask = rows[loaded[0].index]["_ask"]
-    asked = [scorer for scorer in scorers if scorer.name in ask]
+    names = frozenset(scorer.name for scorer in asked)
     scored = {field.name: [rows[item.index][field.name] for item in loaded] for field in SCORES}
     pictures = [item.picture for item in loaded if item.picture is not None]
-    batch = Batch([item.data for item in loaded], pictures, scored)
+    batch = Batch([item.data for item in loaded], pictures, scored, names)
     try:
         _ask(batch, asked)
     except Exception as error:
@@ -232,10 +277,12 @@ def _score(loaded: list[Loaded], rows: list[Row], scorers: list[Scorer]) -> None
             rows[loaded[0].index].update(_failure("score", describe(error)))
             return
         for item in loaded:
-            _score([item], rows, scorers)
+            _ask_all([item], rows, asked)
         return
     for position, item in enumerate(loaded):
-        rows[item.index].update({name: values[position] for name, values in batch.scored.items()})
+        row = rows[item.index]
+        row.update({name: values[position] for name, values in batch.scored.items()})
+        row["not_asked"] = [name for name in row["not_asked"] if name not in names]
 
 
 def _ask(batch: Batch, scorers: list[Scorer]) -> None:

@@ -54,6 +54,9 @@ SCORES = (
 )
 """Raw answers of the scorers; null where the scorer was not asked."""
 
+ASKING = (pa.field("not_asked", pa.list_(pa.string())),)
+"""Scorers that a lazy run did not ask of an image, because it was rejected already; their columns are null."""
+
 DECISION = (
     pa.field("duplicate_of", pa.string()),  # uid of the kept image this one repeats, "" if none
     pa.field("num_persons", pa.int32()),  # boxes with score > people.min_score
@@ -79,13 +82,15 @@ def extra_fields(plan: pa.Schema) -> list[pa.Field]:
 
 def scores_schema(extras: list[pa.Field]) -> pa.Schema:
     """Schema of `scores/*.parquet`."""
-    return pa.schema([PLAN.field("uri"), PLAN.field("member"), PLAN.field("caption"), *IMAGE, *SCORES, *extras])
+    return pa.schema(
+        [PLAN.field("uri"), PLAN.field("member"), PLAN.field("caption"), *IMAGE, *SCORES, *ASKING, *extras]
+    )
 
 
 def manifest_schema(extras: list[pa.Field]) -> pa.Schema:
     """Schema of `manifest/*.parquet` and of the parquet beside each shard: img2dataset's columns first."""
-    fields = {field.name: field for field in (*PLAN, *IMAGE, *SCORES, *DECISION)}
+    fields = {field.name: field for field in (*PLAN, *IMAGE, *SCORES, *ASKING, *DECISION)}
     first = ("key", "uri", "member", "caption")
     image = tuple(field.name for field in IMAGE)
-    rest = [field.name for field in (*SCORES, *DECISION) if field.name != "key"]
+    rest = [field.name for field in (*SCORES, *ASKING, *DECISION) if field.name != "key"]
     return pa.schema([*(fields[name] for name in (*first, *image, *rest)), *extras])

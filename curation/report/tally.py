@@ -31,7 +31,8 @@ KINDS_OF_FAILURE = 30
 
 @dataclass(frozen=True)
 class RuleCount:
-    """How one rule fared. `left` images remain after it and all rules before it."""
+    """How one rule fared. `left` images remain after it and all rules before it. An image that was not asked
+    everything counts for the rules that it is known to fail, and for none as the only one."""
 
     name: str
     text: str
@@ -67,6 +68,7 @@ class Tally:
     kept: int
     rejected: int
     failed: int
+    unasked: int  # rejected before a lazy run had asked everything: what they say to later rules is not known
     rules: tuple[RuleCount, ...]
     histograms: tuple[Histogram, ...]
     failures: tuple[Failure, ...]
@@ -96,9 +98,10 @@ class _Counting:
         self.lines = lines(recipe)
         self.names = list(dict.fromkeys([*(known.name for known in KNOWN), *(line.column for line in self.lines)]))
         self.histograms = {name: HistogramFiller(column(name), _range(store, name), self.lines) for name in self.names}
-        self.columns = ["verdict", "reasons", "status", "error_message", *stored(self.names)]
+        self.columns = ["verdict", "reasons", "not_asked", "status", "error_message", *stored(self.names)]
         self.row = 0
         self.verdicts: Counter[str] = Counter()
+        self.unasked = 0
         self.fails = np.zeros(len(self.rules), np.int64)
         self.alone = np.zeros(len(self.rules), np.int64)
         self.first = np.zeros(len(self.rules), np.int64)
@@ -118,7 +121,9 @@ class _Counting:
         kept, rejected = verdict == "kept", verdict == "rejected"
         self.verdicts.update(kept=int(kept.sum()), rejected=int(rejected.sum()))
         failing = self._failing(batch["reasons"]) & rejected
-        self._add_rules(failing)
+        partly = pc.greater(pc.list_value_length(batch["not_asked"]), 0).to_numpy(zero_copy_only=False)
+        self.unasked += int(partly.sum())
+        self._add_rules(failing, ~partly)
         self._add_failures(batch, rows, ~kept & ~rejected)
         self._pick(rows, kept, failing)
         for name, histogram in self.histograms.items():
@@ -140,10 +145,10 @@ class _Counting:
         failing[codes.to_numpy(), pc.list_parent_indices(reasons).to_numpy()] = True
         return failing
 
-    def _add_rules(self, failing: np.ndarray) -> None:
+    def _add_rules(self, failing: np.ndarray, wholly_asked: np.ndarray) -> None:
         failed_by = failing.sum(axis=0)
         self.fails += failing.sum(axis=1)
-        self.alone += (failing & (failed_by == 1)).sum(axis=1)
+        self.alone += (failing & (failed_by == 1) & wholly_asked).sum(axis=1)
         self.first += np.bincount(failing.argmax(axis=0)[failed_by > 0], minlength=len(self.rules))
 
     def _add_failures(self, batch: pa.RecordBatch, rows: np.ndarray, failed: np.ndarray) -> None:
@@ -191,6 +196,7 @@ class _Counting:
             kept=kept,
             rejected=rejected,
             failed=self.row - kept - rejected,
+            unasked=self.unasked,
             rules=tuple(RuleCount(name, text, *numbers) for (name, text), *numbers in counts),
             histograms=tuple(filled for h in self.histograms.values() if (filled := h.done()).decoded.any()),
             failures=tuple(failures[:KINDS_OF_FAILURE]),

@@ -8,12 +8,11 @@ from curation.builtin import Builtin, Features
 
 @dataclass(frozen=True)
 class Networks:
-    """`needs`: the questions that will be asked of a batch, so that only their backbones run."""
+    """`needs`: the questions that the recipe puts to these networks, so that only their backbones run."""
 
     builtin: Builtin
     needs: frozenset[str]
 
     def features(self, batch: Batch) -> Features:
-        return batch.shared(
-            "networks", lambda: self.builtin.features([p.rgb for p in batch.pictures], needs=self.needs)
-        )
+        needs = self.needs if batch.asked is None else self.needs & batch.asked
+        return batch.shared("networks", lambda: self.builtin.features([p.rgb for p in batch.pictures], needs=needs))

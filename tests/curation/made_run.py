@@ -81,6 +81,7 @@ def row(uri: str, **values: Any) -> dict[str, Any]:
         "blur": 200.0,
         "exposure": 0.5,
         "person_boxes": [person],
+        "not_asked": [],
         "duplicate_of": "",
         "num_persons": 1,
         "largest_person_px": 400.0,
