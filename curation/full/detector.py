@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from curation.engines import Pixels, Precision, weights_identity
 from curation.errors import UsageError
 from curation.full.network import Built, Network, Runner
+from curation.full.torchvision_ops import make_importable
 
 os.environ.setdefault("YOLO_OFFLINE", "true")  # no calls home when it is imported
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # and no packages installed behind the user's back
@@ -46,6 +47,7 @@ class Detector:
 
     def people(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Per uint8 RGB [H,W,3] image: float32 [n,5], x0 y0 x1 y1 in its pixels and a score over 0.05, best first."""
+        make_importable()
         squares = [letterbox(image) for image in images]
         outputs = self._runner(squares)
         return [
@@ -54,6 +56,7 @@ class Detector:
         ]
 
     def _boxes(self, output: NDArray[Any], square: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torchvision  # noqa: F401 - ultralytics has two NMS and takes torchvision's once that is imported: always, then
         from ultralytics.utils import nms, ops
 
         (found,) = nms.non_max_suppression(

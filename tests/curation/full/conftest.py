@@ -46,12 +46,18 @@ def yolo(name: str) -> torch.nn.Module:
     model.names[0] = "person"
     _settle(model)
     head = model.model[-1]
-    one_to_one = getattr(head, "one2one_cv3", None) or []
-    with torch.no_grad():
-        for branch in head.cv2 if head.reg_max > 1 else []:
-            branch[-1].weight.mul_(4)
-        for branches in (head.cv3, one_to_one):
-            for branch in branches:
+    persons_likely = torch.full((head.nc,), -12.0)  # mean logits: persons, and one class that is sometimes likelier
+    persons_likely[:2] = torch.tensor([-4.5, -6.0])
+    for branches in (head.one2many, head.one2one) if head.reg_max == 1 else ():
+        for branch in branches["cls_head"]:
+            _set_output(model, branch, persons_likely, torch.full((head.nc,), 1.2))
+        for branch in branches["box_head"]:  # the sides' distances: positive, so that boxes have an inside
+            _set_output(model, branch, torch.full((4,), 4.0), torch.full((4,), 0.8))
+    if head.reg_max > 1:
+        with torch.no_grad():
+            for branch in head.cv2:
+                branch[-1].weight.mul_(4)
+            for branch in head.cv3:
                 logits: list[torch.Tensor] = []
                 hook = branch.register_forward_hook(lambda *call, seen=logits: seen.append(call[2]))
                 model(bus_input())
@@ -61,6 +67,19 @@ def yolo(name: str) -> torch.nn.Module:
                 branch[-1].bias.fill_(-12)
                 branch[-1].bias[0] = -4.5 - person.mean() * 1.2 / person.std()
     return model.eval()
+
+
+@torch.no_grad()
+def _set_output(model: torch.nn.Module, branch: torch.nn.Module, mean: torch.Tensor, spread: torch.Tensor) -> None:
+    """Give a branch's outputs on a photo this mean and standard deviation, channel by channel."""
+    seen: list[torch.Tensor] = []
+    hook = branch.register_forward_hook(lambda *call: seen.append(call[2]))
+    model(bus_input())
+    hook.remove()
+    last = branch[-1]
+    scale = spread / seen[0].std((0, 2, 3)).clamp(min=1e-6)
+    last.weight.mul_(scale[:, None, None, None])
+    last.bias.copy_(mean - (seen[0].mean((0, 2, 3)) - last.bias) * scale)
 
 
 def bus_input() -> torch.Tensor:

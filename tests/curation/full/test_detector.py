@@ -25,26 +25,30 @@ def predicted(weights: Path, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
     return torch.cat([result.boxes.xyxy, result.boxes.conf[:, None]], 1).numpy()
 
 
+def assert_same(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    """Every box of either has one of the other within 1 px and 0.01, but for ties where the list is cut off."""
+    assert len(found) == len(wanted) > 5
+    cut = wanted[-1, 4] + 0.001 if len(wanted) == MOST_BOXES else 0
+    near = (np.abs(found[:, None] - wanted) < [1, 1, 1, 1, 0.01]).all(2)
+    assert near[:, wanted[:, 4] > cut].any(0).all()
+    assert near[found[:, 4] > cut].any(1).all()
+
+
 def test_boxes_are_those_of_predict(yolo_pt: Path, photos: Photos) -> None:
     for found, photo in zip(Detector(yolo_pt, precision="fp32").people(photos), photos, strict=True):
-        wanted = predicted(yolo_pt, photo)
-        assert len(found) == len(wanted) > 5
-        assert np.abs(found[:, :4] - wanted[:, :4]).max() < 1
-        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
+        assert_same(found, predicted(yolo_pt, photo))
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["both heads", "the end-to-end head alone"])
 def test_a_model_with_an_end_to_end_head_answers_as_predict_does(tmp_path: Path, photos: Photos, fused: bool) -> None:
     """`predict` takes the head that needs NMS; where fusing has removed it, the end-to-end one."""
     model = yolo("yolo26n.yaml")
+    model.end2end = True
     file = tmp_path / "yolo26n-made.pt"
     torch.save({"model": model.fuse(verbose=False) if fused else model, "train_args": {}}, file)
     some, detector = photos[2:], Detector(file, precision="fp32")
     for found, photo in zip(detector.people(some), some, strict=True):
-        wanted = predicted(file, photo)
-        assert len(found) == len(wanted) > 5
-        assert np.abs(found[:, :4] - wanted[:, :4]).max() < 1
-        assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.01
+        assert_same(found, predicted(file, photo))
     assert detector._runner.facts["end2end"] is fused
 
 
