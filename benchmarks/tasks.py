@@ -28,10 +28,10 @@ from training.tasks.heatmaps import encode
 TASKS = ("pose", "parts", "depth", "normals")
 SIZE = (192, 144)
 STEPS = {
-    "practice": {"pose": 300, "parts": 200, "depth": 150, "normals": 200},
-    "real": {"pose": 200, "parts": 150, "depth": 60, "normals": 60},
+    "practice": {"pose": 4000, "parts": 1000, "depth": 600, "normals": 800},
+    "real": {"pose": 2000, "parts": 600, "depth": 250, "normals": 250},
 }
-BATCH = 32
+BATCH = 8
 MAIN = {
     "pose": ("PCK@0.1", "AP"),
     "parts": ("mIoU", "mAcc"),
@@ -108,7 +108,7 @@ def fit(options: argparse.Namespace, task: str, data: dict[str, Path], name: str
     steps = round(STEPS[options.what][task] * options.longer)
     settings = ["--model", "tiny", "--size", "x".join(map(str, SIZE)), "--images", steps * BATCH, "--batch", BATCH]
     settings += ["--micro-batch", BATCH, "--lr", options.lr, "--warmup-steps", steps // 10]
-    settings += ["--workers", 0, "--save-every", 50, "--log-every", 25]
+    settings += ["--workers", 0, "--save-every", 250, "--log-every", 50]
     sapiens_train("finetune", task, data["train"], run, *settings, *(["--init", init] if init else []))
     sapiens_train("eval", task, run, data["dev"], "--json", result, "--workers", 0)
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from tests.training.test_pretrain import metrics, tensors
-from training.config import PretrainConfig, save_config
+from training.config import RunConfig, save_config
 from training.pretrain import pretrain
 
 
-def torchrun(config: PretrainConfig, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    config: RunConfig, folder: Path, processes: int = 2, command_name: str = "pretrain"
+) -> subprocess.CompletedProcess[str]:
     save_config(config, folder / "config.yaml")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -23,7 +25,7 @@ def torchrun(config: PretrainConfig, folder: Path, processes: int = 2) -> subpro
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
         *("--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "training.cli"),
-        *("pretrain", "--config", str(folder / "config.yaml")),
+        *(command_name, "--config", str(folder / "config.yaml")),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shards.labelled import open_labelled
+from tests.training.test_distributed import torchrun
 from tests.training.test_pretrain import assert_same_run, metrics, tensors
 from training import loop
 from training.config import FinetuneConfig, UsageError, config_from
@@ -211,3 +212,18 @@ class _alone_as:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_does(settings, tmp_path, parallel):
+    """The same samples, the same losses to rounding."""
+    common = {"precision": "fp32", "images": 16}
+    straight = settings("parts", out=str(tmp_path / "straight"), **common)
+    assert finetune(straight) == 0
+    spread = settings("parts", parallel=parallel, activation_checkpointing=parallel == "fsdp", **common)
+    done = torchrun(spread, tmp_path, command_name="finetune")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = metrics(straight.run_folder), metrics(spread.run_folder)
+    assert [m["samples"] for m in ours] == [m["samples"] for m in theirs]
+    assert [m["loss"] for m in ours] == pytest.approx([m["loss"] for m in theirs], rel=1e-2)
