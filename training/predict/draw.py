@@ -218,16 +218,16 @@ def _draw_key(sheet: Image.Image, draw: ImageDraw.ImageDraw, key: str, left: int
         long = int(min(100, width * 0.4))
         ramp = _inferno(np.linspace(1, 0, long, dtype=np.float32)[None].repeat(9, 0), np.ones((9, long), bool))
         sheet.paste(Image.fromarray(ramp), (int(centre - long / 2), int(middle - 4)))
-        draw.text((centre - long / 2 - 6, middle), "near", fill=SOFT, anchor="rm", font=_font(11))
-        draw.text((centre + long / 2 + 6, middle), "far", fill=SOFT, anchor="lm", font=_font(11))
+        draw.text((centre - long / 2 - 6, middle), "near", fill=SOFT, anchor="rm", font=_font(12))
+        draw.text((centre + long / 2 + 6, middle), "far", fill=SOFT, anchor="lm", font=_font(12))
     else:
-        draw.text((centre, middle), key, fill=SOFT, anchor="mm", font=_font(11))
+        draw.text((centre, middle), key, fill=SOFT, anchor="mm", font=_font(12))
 
 
 def _chips(
     draw: ImageDraw.ImageDraw, words: Sequence[tuple[str, tuple[int, int, int]]], centre: float, middle: float
 ) -> None:
-    font = _font(11)
+    font = _font(12)
     widths = [draw.textlength(word, font=font) + 24 for word, _ in words]
     x = centre - (sum(widths) - 10) / 2
     for (word, colour), wide in zip(words, widths, strict=True):
