@@ -205,8 +205,35 @@ def _one_process_at_a_time(path: Path) -> Iterator[None]:
 def _torch(module: nn.Module, pixels: Pixels | None, device: str, precision: Precision) -> Engine:
     dtype = torch.bfloat16 if precision == "auto" else torch.float32
     module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    call = _torch_call(torch.compile(module, dynamic=False), pixels, device, dtype)
+    call = halved_on_oom(_torch_call(torch.compile(module, dynamic=False), pixels, device, dtype))
     return Engine(call, device, "bf16" if dtype is torch.bfloat16 else "fp32")
+
+
+def halved_on_oom(call: Callable[[Array], tuple[Array, ...]]) -> Callable[[Array], tuple[Array, ...]]:
+    """`call` in portions: where the device's memory does not hold one, half as many pictures, from then on.
+
+    Raises torch.OutOfMemoryError where not even one picture fits.
+    """
+    largest = 1 << 30
+
+    def run(pictures: Array) -> tuple[Array, ...]:
+        nonlocal largest
+        rows: list[tuple[Array, ...]] = []
+        first = 0
+        while first < len(pictures):
+            portion = pictures[first : first + largest]
+            try:
+                rows.append(call(portion))
+                first += len(portion)
+                continue
+            except torch.OutOfMemoryError:
+                if len(portion) == 1:
+                    raise
+            largest = len(portion) // 2
+            torch.cuda.empty_cache()  # here, where the exception no longer holds the tensors
+        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+    return run
 
 
 def _torch_call(

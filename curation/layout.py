@@ -33,9 +33,11 @@ def shard_stats_file(shard: int) -> str:
 def unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
     """The stats of a scored unit; None where it is missing, of another plan or does not fit its file."""
     stats = store.read_json(scores_stats_file(unit))
-    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash:
+    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash or not {"asking", "embeddings"} <= set(stats):
         return None
-    return stats if store.size(scores_file(unit)) == stats.get("bytes") else None
+    sizes = {scores_file(unit): stats.get("bytes")}
+    sizes |= {name: facts["bytes"] for name, facts in stats["embeddings"].items()}
+    return stats if all(store.size(name) == size for name, size in sizes.items()) else None
 
 
 def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ def builtin_text(recipe: Recipe) -> str:
     from curation.scorers import make_scorers
 
     plain = recipe.model_copy(
-        update={"profile": "builtin", "scorers": tuple(s for s in recipe.scorers if s != "concepts")}
+        update={"profile": "builtin", "scorers": tuple(s for s in recipe.scorers if s not in {"concepts", "embedding"})}
     )
     lines = ["profile builtin: carried by this package and two wheels"]
     for scorer in make_scorers(plain, threads=1):

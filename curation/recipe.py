@@ -96,6 +96,8 @@ class Recipe(_Strict):
                 raise ValueError(
                     f"concepts: {name!r} cannot be a column p{name}; use other lower-case letters and digits"
                 )
+        if "embedding" in self.scorers and self.profile != "full":
+            raise ValueError("the scorer 'embedding' is for `profile: full`; the built-in networks have no CLIP")
         if ("concepts" in self.scorers) != bool(self.own_concepts):
             raise ValueError("the scorer 'concepts' and concepts of your own go together: have both or neither")
         return self

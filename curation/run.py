@@ -11,6 +11,7 @@ from functools import cached_property
 import pyarrow.compute as pc
 from rich.console import Console
 
+from curation import embeddings
 from curation.careful import score_carefully
 from curation.deciding import Flips, Outcome, compare, resolve, write_manifest
 from curation.errors import Stopped, UsageError
@@ -44,6 +45,14 @@ class Workplace:
     def threads(self) -> int:
         """Threads of each worker's networks: all workers together use every core once."""
         return max(1, cores() // max(1, self.processes)) if self.scheduler is None else 1
+
+    def suited_to(self, recipe: Recipe) -> "Workplace":
+        """One process per GPU where the recipe's networks run on GPUs and no number was asked for."""
+        if recipe.profile != "full" or self.workers is not None or self.scheduler is not None:
+            return self
+        import torch
+
+        return Workplace(torch.cuda.device_count()) if torch.cuda.is_available() else self
 
 
 def curate(
@@ -116,8 +125,10 @@ class Stages:
     def score(self, record: Record, retry: bool = False) -> None:
         """Ask every image every question that is not answered yet; with `retry`, failed images again."""
         plan = read_plan(self.store)
-        self.store.sweep("scores")
+        for folder in ("scores", *embeddings.FOLDERS):
+            self.store.sweep(folder)
         models = self._identities(record.recipe)
+        self.place = self.place.suited_to(record.recipe)
         jobs = [
             UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
             for unit in range(plan.units)
@@ -181,7 +192,7 @@ class Stages:
 
     def _refuse_foreign_files(self) -> None:
         """A folder without a whole run is taken only when nothing in it has a name that a run writes."""
-        names = [RUN_FILE, WIDS_FILE, "scores", "manifest", "shards"]
+        names = [RUN_FILE, WIDS_FILE, "scores", "embeddings", "manifest", "shards"]
         if foreign := [name for name in names if self.store.exists(name)]:
             raise UsageError(
                 f"{self.store.root} holds {', '.join(foreign)} but no whole run of sapiens-curate; nothing there is "

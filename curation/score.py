@@ -21,6 +21,7 @@ import pyarrow as pa
 from curation.batch import Batch
 from curation.decide import columns_needed, judge
 from curation.decode import Header, Picture, decode
+from curation.embeddings import read_embeddings, write_embeddings
 from curation.layout import scores_file, scores_stats_file, unit_stats
 from curation.plan import Plan, read_unit
 from curation.questions import SCORERS, STAGES
@@ -72,8 +73,9 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     old, identities, stale = _current(store, job, scorers)
     plan = read_unit(store, job.unit).to_pylist()
     rows = _start(plan, old, job, stale)
+    _take_over_embeddings(store, job, rows)
     todo = _todo(rows, job, bool(stale), schema)
-    loads = _batches(plan, todo, rows) if announce is None else _one_by_one(plan, todo, rows, announce)
+    loads = _batches(plan, todo, rows, job.threads) if announce is None else _one_by_one(plan, todo, rows, announce)
     for loaded in loads:
         _score(loaded, rows, scorers, job.recipe, schema)
     columns = {scorer.name: scorer.columns for scorer in scorers}
@@ -81,12 +83,14 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
         row.update({column: None for name in row["not_asked"] for column in columns.get(name, ())})
     table = pa.Table.from_pylist(rows, schema)
     identities = {name: identity for name, identity in identities.items() if name != "concepts"}
-    commit(store, job, table, identities | {scorer.name: scorer.identity for scorer in scorers})
+    identities |= {scorer.name: scorer.identity for scorer in scorers}
+    kept = write_embeddings(store, job.unit, job.plan.starts[job.unit], rows) if "embedding" in identities else {}
+    commit(store, job, table, identities, kept)
     return _count(table, job.recipe)
 
 
-def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str, str]) -> None:
-    """The data file first, the stats that vouch for it last."""
+def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str, str], kept: Mapping[str, Row]) -> None:
+    """The data file first, the stats that vouch for it and for the embeddings `kept` last."""
     name = scores_file(job.unit)
     store.write_table(name, table)
     statuses = table["status"].to_pylist()
@@ -100,6 +104,7 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
             "asking": job.recipe.asking,
             "bytes": store.size(name),
             "sha256": store.sha256(name),
+            "embeddings": dict(kept),
         },
     )
 
@@ -139,6 +144,17 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scor
     return rows
 
 
+def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row]) -> None:
+    """Put what an earlier sitting embedded into the rows; a scorer that is asked again overwrites it."""
+    for row in rows:
+        row["embedding"] = None
+    stats = unit_stats(store, job.unit, job.plan)
+    if stats is not None and stats["embeddings"]:
+        vectors, metadata = read_embeddings(store, job.unit)
+        for number, vector in zip(metadata["row"].to_pylist(), vectors, strict=True):
+            rows[number - job.plan.starts[job.unit]]["embedding"] = vector
+
+
 def _todo(rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:
     """Rows to work on: new ones, good ones that must be asked more, and failed ones on `retry` or for a new scorer."""
     wanted = {""} | ({"failed_to_score"} if any_stale else set())
@@ -174,13 +190,13 @@ def _failure(stage: str, message: str) -> Row:
     return {"status": f"failed_to_{stage}", "error_message": message, **scores, "not_asked": []}
 
 
-def _batches(plan: list[Row], todo: list[int], rows: list[Row]) -> Iterator[list[Loaded]]:
+def _batches(plan: list[Row], todo: list[int], rows: list[Row], threads: int) -> Iterator[list[Loaded]]:
     """Decoded images in order, `BATCH` at a time with the same questions, read ahead by threads; failed ones are
     written into `rows`."""
     remote = any("://" in plan[index]["uri"] for index in todo)
     waiting: deque[Future[Loaded]] = deque()
     batch: list[Loaded] = []
-    with ThreadPoolExecutor(16 if remote else 2) as pool:
+    with ThreadPoolExecutor(16 if remote else max(2, threads)) as pool:
         queue = iter(todo)
         for index in queue:
             waiting.append(pool.submit(_load, index, plan[index]))

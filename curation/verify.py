@@ -1,11 +1,14 @@
 """Prove that a curated folder is whole: every input once, every kept image where the manifest says, hashes equal."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.decide import not_asked
 from curation.deciding import in_order
-from curation.layout import manifest_file, shard_stats, table_file, tar_file
-from curation.plan import read_plan, read_unit
+from curation.embeddings import check_embeddings
+from curation.layout import manifest_file, shard_stats, table_file, tar_file, unit_stats
+from curation.plan import Plan, read_plan, read_unit
 from curation.record import load_record
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
@@ -18,7 +21,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     faults: list[str] = []
 
     def check(unit: int) -> tuple[Counts, list[str]]:
-        return _check_unit(store, unit, plan.starts[unit + 1] - plan.starts[unit])
+        return _check_unit(store, unit, plan, "embedding" in record.models)
 
     total = Counts()
     for counts, found in in_order(check, plan.units):
@@ -40,9 +43,12 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     return total, faults
 
 
-def _check_unit(store: Store, unit: int, inputs: int) -> tuple[Counts, list[str]]:
+def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> tuple[Counts, list[str]]:
+    start, stop = plan_of_run.starts[unit : unit + 2]
+    inputs = stop - start
     try:
-        table = store.read_table(manifest_file(unit), ["uri", "member", "verdict", "shard", "offset"])
+        columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset"]
+        table = store.read_table(manifest_file(unit), columns)
         counts = count(table, inputs)
     except (OSError, Unbalanced) as error:
         return Counts(inputs), [f"manifest of unit {unit}: {error}"]
@@ -55,7 +61,20 @@ def _check_unit(store: Store, unit: int, inputs: int) -> tuple[Counts, list[str]
     kept = pc.equal(table["verdict"], "kept").to_numpy()
     if not np.array_equal(kept, pc.greater_equal(table["offset"], 0).to_numpy()):
         faults.append(f"manifest of unit {unit}: kept images are not packed; run `sapiens-curate pack {store.root}`")
+    if embedded:
+        faults += _check_embeddings(store, unit, plan_of_run, table)
     return counts, faults
+
+
+def _check_embeddings(store: Store, unit: int, plan: Plan, table: pa.Table) -> list[str]:
+    stats = unit_stats(store, unit, plan)
+    if stats is None:
+        return [f"scores of unit {unit} or its embeddings are missing or do not have the size their stats vouch for"]
+    spared = not_asked(table["not_asked"], ("embedding",))["embedding"]
+    scored = pc.is_in(table["status"], pa.array(["success", "failed_to_pack"])).to_numpy() & ~spared
+    uids = table["uid"].to_pylist()
+    wanted = {plan.starts[unit] + row: uids[row] for row in np.flatnonzero(scored).tolist()}
+    return check_embeddings(store, unit, wanted, stats["embeddings"])
 
 
 def _check_shard(store: Store, shard: int) -> tuple[int, list[str]]:

@@ -82,7 +82,11 @@ class Runner:
         if torch.cuda.is_available():
             built = network.build()
             engine = compile_torch(
-                built.module, built.example_size, pixels(built.facts), precision=self.precision, device="cuda"
+                built.module,
+                built.example_size,
+                pixels(built.facts),
+                precision=self.precision,
+                device=gpu(torch.cuda.device_count()),
             )
             return _InTorch(engine, built.facts)
         file = network_file(network.identity)
@@ -122,6 +126,12 @@ class _InTorch:
 
     def engine(self, size: tuple[int, int]) -> Engine:
         return self.whole
+
+
+def gpu(count: int) -> str:
+    """torch's name of the GPU that this process works on: `$SAPIENS_GPU`, which workers set to their number."""
+    number = os.environ.get("SAPIENS_GPU", "0")
+    return f"cuda:{int(number) % count if number.isdecimal() else 0}"
 
 
 def by_size(pictures: Sequence[Array]) -> dict[tuple[int, int], list[int]]:

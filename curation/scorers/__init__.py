@@ -8,6 +8,7 @@ from curation.batch import Batch
 from curation.builtin import ANSWERS, Builtin
 from curation.recipe import Recipe
 from curation.scorers.concepts import Concepts
+from curation.scorers.embedding import Embedding
 from curation.scorers.fingerprint import Fingerprint
 from curation.scorers.networks import Networks
 from curation.scorers.people import BuiltinPeople, FullPeople
@@ -76,6 +77,7 @@ def _full(recipe: Recipe, threads: int) -> Makers:
         "text": lambda: FullText(networks.text, networks.detector.identity if "people" in recipe.scorers else NOBODY),
         "watermark": lambda: FullWatermark(networks.question("watermark")),
         "style": lambda: FullStyle(networks.question("art"), networks.question("unnatural")),
+        "embedding": lambda: Embedding(networks),
         "concepts": lambda: Concepts({name: networks.question(name) for name in recipe.own_concepts}),
     }
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from curation.builtin.wheels import nudenet_file
-from curation.engines import Pixels, cache_folder, compile_onnx, compile_torch, eager, weights_identity
+from curation.engines import Pixels, cache_folder, compile_onnx, compile_torch, eager, halved_on_oom, weights_identity
 
 
 class Small(nn.Module):
@@ -81,6 +81,32 @@ def test_a_damaged_cache_entry_is_no_obstacle() -> None:
         blob.chmod(0o600)
         blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     np.testing.assert_array_equal(compile_torch(Small(), (32, 48), Pixels())(pictures(1))[0], good)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered() -> None:
+    sizes: list[int] = []
+
+    def device(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A device whose memory holds three pictures."""
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch.mean((1, 2, 3)), batch[:, 0, 0]
+
+    batch = pictures(13)
+    run = halved_on_oom(device)
+    for first, second in (run(batch), run(batch)):
+        np.testing.assert_array_equal(first, batch.mean((1, 2, 3)))
+        np.testing.assert_array_equal(second, batch[:, 0, 0])
+    assert sizes == [13, 6, 3, 3, 3, 3, 1, 3, 3, 3, 3, 1]
+
+
+def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
+    def full(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        halved_on_oom(full)(pictures(4))
 
 
 def test_identity_follows_bytes_and_version(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from curation.errors import UsageError
+from curation.full.clip import Clip, find_clip
 from curation.recipe import Recipe, from_dict
-from curation.run import Workplace, curate
+from curation.run import Workplace, curate, stages
+from curation.verify import verify
+from manifests.store import Store
 
 
 @pytest.fixture
@@ -44,6 +48,52 @@ def test_a_run_fills_every_column(recipe: Recipe, photos: list[NDArray[np.uint8]
     assert models["people"].startswith("yolo11n-made@")
     assert models["text"].startswith("craft_mlt_25k@")
     assert "+watermark:" in models["watermark"]
+
+
+def test_embeddings_are_kept_in_clip_retrievals_layout(
+    clip_folder: Path, photos: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    recipe = from_dict(
+        {
+            "name": "kept",
+            "profile": "full",
+            "scorers": ["quality", "embedding"],
+            "weights": {"clip": str(clip_folder)},
+            "rules": {"exposure": "exposure > 0"},
+        },
+        "kept",
+    )
+    source, out = tmp_path / "photos", tmp_path / "out"
+    source.mkdir()
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(source / f"{number}.png")
+    (source / "1x.png").write_bytes(b"no picture")
+    curate(str(source), str(out), recipe, place=Workplace(0))
+    vectors = np.load(out / "embeddings" / "img_emb" / "img_emb_00000.npy")
+    metadata = pd.read_parquet(out / "embeddings" / "metadata" / "metadata_00000.parquet")
+    assert vectors.dtype == np.float16
+    assert np.abs(vectors.astype(np.float32) - Clip(find_clip(str(clip_folder))).embed(photos)).max() < 1e-3
+    manifest = pd.read_parquet(out / "manifest")
+    assert metadata.row.tolist() == [0, 1, 3, 4]
+    assert metadata.uid.tolist() == manifest.uid[metadata.row].tolist()
+    assert metadata.image_path.tolist() == manifest.uri[metadata.row].tolist()
+    assert verify(str(out))[1] == []
+
+    (source / "1x.png").write_bytes((source / "1.png").read_bytes())
+    with stages(Store(out), Console(quiet=True), Workplace(0)) as stage:
+        record = stage.plan(str(source), recipe)
+        stage.score(record, retry=True)
+        stage.decide(record)
+        stage.pack(record)
+    assert len(np.load(out / "embeddings" / "img_emb" / "img_emb_00000.npy")) == 5
+    assert verify(str(out))[1] == []
+    np.save(out / "embeddings" / "img_emb" / "img_emb_00000.npy", np.roll(vectors, 1, 0))
+    assert any("img_emb_00000.npy" in fault or "embeddings" in fault for fault in verify(str(out))[1])
+
+
+def test_embeddings_are_for_the_profile_full() -> None:
+    with pytest.raises(UsageError, match="the scorer 'embedding' is for `profile: full`"):
+        from_dict({"name": "r", "scorers": ["embedding"], "rules": {}}, "r")
 
 
 def test_a_classifier_answers_instead_of_words(recipe: Recipe, tmp_path: Path, photos: list[NDArray[np.uint8]]) -> None:
