@@ -28,7 +28,7 @@ from training.tasks.heatmaps import encode
 TASKS = ("pose", "parts", "depth", "normals")
 SIZE = (192, 144)
 STEPS = {
-    "practice": {"pose": 4000, "parts": 1000, "depth": 600, "normals": 800},
+    "practice": {"pose": 5000, "parts": 1000, "depth": 600, "normals": 800},
     "real": {"pose": 2000, "parts": 600, "depth": 250, "normals": 250},
 }
 BATCH = 8
@@ -108,6 +108,7 @@ def fit(options: argparse.Namespace, task: str, data: dict[str, Path], name: str
     steps = round(STEPS[options.what][task] * options.longer)
     settings = ["--model", "tiny", "--size", "x".join(map(str, SIZE)), "--images", steps * BATCH, "--batch", BATCH]
     settings += ["--micro-batch", BATCH, "--lr", options.lr, "--warmup-steps", steps // 10]
+    settings += ["--no-augment"] * (options.what == "practice")  # there are always more people to render
     settings += ["--workers", 0, "--save-every", 250, "--log-every", 50]
     sapiens_train("finetune", task, data["train"], run, *settings, *(["--init", init] if init else []))
     sapiens_train("eval", task, run, data["dev"], "--json", result, "--workers", 0)

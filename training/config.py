@@ -170,6 +170,7 @@ class FinetuneConfig(RunConfig):
     init: Annotated[str, "Pretrained encoder: run or checkpoint folder, .safetensors or .pth. Default: random."] = ""
     frozen: Annotated[bool, "Train the decoder alone on a frozen encoder (dense probing)."] = False
     patch_padding: Annotated[int, "0 or 2, see docs/tasks.md; -1: as the encoder of --init was trained."] = -1
+    augment: Annotated[bool, "Move, scale, turn, mirror and disturb the views; off for plain views."] = True
     backgrounds: Annotated[str, "Folder of pictures without people, put behind people (not for pose)."] = ""
 
     size: Annotated[str, "Rows x columns in pixels. Default: 1024x768 (tiny: 256x192)."] = ""
