@@ -100,10 +100,7 @@ class Inspection:
         name = max((len(ruling.name) for ruling in self.rulings), default=0)
         text = max((len(ruling.text) for ruling in self.rulings), default=0)
         says = {True: "passes", False: "FAILS", None: "unasked"}
-        return [
-            f"{says[one.passes]:<8}{one.name:<{name}}  {one.text:<{text}}  {one.saw}"
-            for one in self.rulings
-        ]
+        return [f"{says[one.passes]:<8}{one.name:<{name}}  {one.text:<{text}}  {one.saw}" for one in self.rulings]
 
     def _scores(self) -> list[str]:
         found = [f"{name:<18}{value:>10}" for name, value in self.scores]
