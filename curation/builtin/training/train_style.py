@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
     parser.add_argument("--work", type=Path, required=True, help="folder for features and weights")
-    parser.add_argument("--variants", type=int, default=12000, help="a multiple of 500 (default: %(default)s)")
+    parser.add_argument("--variants", type=int, default=7000, help="a multiple of 500 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

@@ -222,8 +222,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
     parser.add_argument("--work", type=Path, required=True, help="folder for features and weights")
-    parser.add_argument("--variants", type=int, default=6000, help=f"a multiple of {CHUNK} (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--variants", type=int, default=4000, help=f"a multiple of {CHUNK} (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
