@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -26,12 +27,28 @@ from training.tasks import MODULES
 from training.tasks.heatmaps import encode
 
 TASKS = ("pose", "parts", "depth", "normals")
-SIZE = (192, 144)
-STEPS = {
-    "practice": {"pose": 5000, "parts": 1000, "depth": 600, "normals": 800},
-    "real": {"pose": 2000, "parts": 600, "depth": 250, "normals": 250},
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: steps of batch samples at a size (rows, columns), on augmented or on plain views."""
+
+    steps: int
+    augment: bool = False
+    batch: int = 8
+    size: tuple[int, int] = (192, 144)
+
+
+RUNS = {
+    ("practice", "pose"): Run(3000, batch=16, size=(128, 96)),
+    ("practice", "parts"): Run(1000),
+    ("practice", "depth"): Run(600),
+    ("practice", "normals"): Run(800),
+    ("real", "pose"): Run(2000, batch=16, size=(128, 96)),
+    ("real", "parts"): Run(600, augment=True),
+    ("real", "depth"): Run(250, augment=True),
+    ("real", "normals"): Run(250, augment=True),
 }
-BATCH = 8
 MAIN = {
     "pose": ("PCK@0.1", "AP"),
     "parts": ("mIoU", "mAcc"),
@@ -45,7 +62,7 @@ REAL = {
         ["{data}/dev/parts-fashion-*.tar"],
         ["--set", "{data}/train/parts-fashion-classes.json"],
     ),
-    "depth": (["{work}/kitchen/train.tar"], ["{work}/kitchen/held_out.tar"], []),
+    "depth": (["{work}/kitchen/train.tar"], ["{work}/kitchen/held_out.tar"], ["--scale", "0.001"]),
     "normals": (["{work}/kitchen/train-normals.tar"], ["{work}/kitchen/held_out-normals.tar"], []),
 }
 
@@ -79,7 +96,7 @@ def practice(options: argparse.Namespace) -> None:
         for name in ("train", "dev"):
             pack(task, [str(work / f"practice-{name}")], work / f"practice-{task}-{name}", [])
         data = {name: work / f"practice-{task}-{name}" for name in ("train", "dev")}
-        trivial(task, data["train"], data["dev"], work / f"practice-{task}-trivial.json")
+        trivial(task, RUNS["practice", task].size, data["train"], data["dev"], work / f"practice-{task}-trivial.json")
         fit(options, task, data, f"practice-{task}-pretrained", options.init)
 
 
@@ -94,7 +111,7 @@ def real(options: argparse.Namespace) -> None:
             data[name] = options.work / f"real-{task}-{name}"
             found = [str(path) for source in sources for path in matching(filled(source, options))]
             pack(task, found, data[name], [filled(flag, options) for flag in flags])
-        trivial(task, data["train"], data["dev"], options.work / f"real-{task}-trivial.json")
+        trivial(task, RUNS["real", task].size, data["train"], data["dev"], options.work / f"real-{task}-trivial.json")
         for start, init in (("pretrained", options.init), ("random", "")):
             fit(options, task, data, f"real-{task}-{start}", init)
 
@@ -105,24 +122,25 @@ def fit(options: argparse.Namespace, task: str, data: dict[str, Path], name: str
     if result.exists():
         return
     run = options.work / name
-    steps = round(STEPS[options.what][task] * options.longer)
-    settings = ["--model", "tiny", "--size", "x".join(map(str, SIZE)), "--images", steps * BATCH, "--batch", BATCH]
-    settings += ["--micro-batch", BATCH, "--lr", options.lr, "--warmup-steps", steps // 10]
-    settings += ["--no-augment"] * (options.what == "practice")  # there are always more people to render
+    plan = RUNS[options.what, task]
+    steps = round(plan.steps * options.longer)
+    settings = ["--model", "tiny", "--size", "x".join(map(str, plan.size)), "--images", steps * plan.batch]
+    settings += ["--batch", plan.batch, "--micro-batch", plan.batch, "--lr", options.lr]
+    settings += ["--warmup-steps", steps // 10, "--augment" if plan.augment else "--no-augment"]
     settings += ["--workers", 0, "--save-every", 250, "--log-every", 50]
     sapiens_train("finetune", task, data["train"], run, *settings, *(["--init", init] if init else []))
     sapiens_train("eval", task, run, data["dev"], "--json", result, "--workers", 0)
 
 
-def trivial(task: str, train: Path, dev: Path, result: Path) -> None:
+def trivial(task: str, size: tuple[int, int], train: Path, dev: Path, result: Path) -> None:
     """Measure the answer that does not look at the picture: at each place of the view, the mean training label."""
     if result.exists():
         return
     shards = {name: open_labelled(str(path)) for name, path in (("train", train), ("dev", dev))}
     labels = label_set(task, shards["train"].labels)
     module, channels = MODULES[task], channels_of(task, shards["train"].labels)
-    draw = module.Draw(SIZE, labels, False)
-    total, count = np.zeros((channels, *SIZE)), np.zeros((1, *SIZE)) + 1e-9
+    draw = module.Draw(size, labels, False)
+    total, count = np.zeros((channels, *size)), np.zeros((1, *size)) + 1e-9
     points, seen = np.zeros((channels, 2)), np.zeros((channels, 1)) + 1e-9
     for sample in samples(shards["train"]):
         targets = draw(sample)[1]
@@ -142,7 +160,7 @@ def trivial(task: str, train: Path, dev: Path, result: Path) -> None:
         import torch
 
         mean = torch.from_numpy((points / seen).astype(np.float32))[None]
-        answer = encode(mean, torch.ones(1, channels), (SIZE[0] // 4, SIZE[1] // 4))[0][0].numpy()
+        answer = encode(mean, torch.ones(1, channels), (size[0] // 4, size[1] // 4))[0][0].numpy()
     metric = module.Metric(labels)
     for sample in samples(shards["dev"]):
         metric.add(answer, draw.view(sample), sample)
