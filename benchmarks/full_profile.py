@@ -1,6 +1,7 @@
 """The profile `full` beside a plain script that calls the same networks one image at a time, as their READMEs show.
 
     python benchmarks/full_profile.py PHOTOS [--plain 6] [--count 240]
+    python benchmarks/full_profile.py PHOTOS --start     # seconds to start, to the first image and for each one after
 
 PHOTOS is a folder. The weights are random, made here, the same for all three: a plain script (ultralytics `predict`,
 EasyOCR `Reader.detect` at 768 px, open_clip `encode_image`), the bare engines in a loop over prepared pictures, and
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=6, help="photos for the plain script, which is slow")
     parser.add_argument("--count", type=int, default=240, help="photos for the pipeline")
     parser.add_argument("--cache", type=Path, help="reuse this folder instead of starting cold")
+    parser.add_argument("--start", action="store_true", help="start-up before and after the caches are filled instead")
     parser.add_argument("--cost", action="store_true", help="core-seconds per image instead: for a busy machine")
     args = parser.parse_args()
     files = sorted(args.photos.rglob("*.jpg"))[: args.count]
@@ -46,6 +48,9 @@ def main() -> None:
             return
         os.environ["SAPIENS_CACHE"] = str(args.cache or Path(folder) / "cache")
         weights = make_weights(Path(folder))
+        if args.start:
+            print_starts(weights, files)
+            return
         source = copied(files, Path(folder) / "photos")
         cold = first_image(weights, files[0])
         warm = first_image(weights, files[0])
@@ -246,6 +251,41 @@ def first_image(weights: dict[str, str], file: Path) -> float:
     return time.perf_counter() - began
 
 
+def print_starts(weights: dict[str, str], files: list[Path]) -> None:
+    """A table of one worker's start on these photos: nothing cached, then everything."""
+    print(f"{'seconds':<14}{'imports':>10}{'first image':>14}{'all others, each':>19}{'again, each':>14}")
+    for name in ("empty caches", "full caches"):
+        command = [sys.executable, __file__, "start", json.dumps(weights), *map(str, files)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        imports, first, others, again = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name:<14}{imports:>10.2f}{first:>14.2f}{others:>19.3f}{again:>14.3f}")
+
+
+def start(weights: dict[str, str], files: list[Path]) -> None:
+    """One worker's start: seconds of imports, to the first image's scores, and per image of the rest, twice.
+
+    The first pass over the rest compiles CRAFT and the detector for every size it meets, or reads that from the cache.
+    """
+    import psutil
+
+    from curation.batch import Batch
+    from curation.decode import decode
+    from curation.scorers import make_scorers
+
+    scorers = make_scorers(recipe(weights), threads=cores())
+    imports = time.time() - psutil.Process().create_time()
+
+    def ask(some: list[Path]) -> float:
+        since = time.perf_counter()
+        for first in range(0, len(some), 16):
+            batch = Batch([], [decode(file.read_bytes()) for file in some[first : first + 16]])
+            for scorer in scorers:
+                batch.scored.update(scorer.score(batch))
+        return (time.perf_counter() - since) / len(some)
+
+    print(json.dumps([imports, ask(files[:1]), ask(files[1:]), ask(files[1:])]))
+
+
 def score_one(weights: dict[str, str], file: Path) -> None:
     """Score one image in this process."""
     from curation.batch import Batch
@@ -260,5 +300,7 @@ def score_one(weights: dict[str, str], file: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["first-image"]:
         score_one(json.loads(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["start"]:
+        start(json.loads(sys.argv[2]), [Path(file) for file in sys.argv[3:]])
     else:
         main()
