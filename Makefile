@@ -1,10 +1,11 @@
-# make demo: install, curate real photos and pretrain a tiny model on them. make test: install what tests need and run them. make check: lint and types.
+# make demo: install, curate real photos and pretrain a tiny model on them. make demo-tasks: fine-tune it on rendered people.
+# make test: install what tests need and run them. make check: lint and types.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo demo-tasks test test-slow check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -24,6 +25,20 @@ demo: $(VENV)/installed
 		--batch 4 --micro-batch 4 --images 1200 --base-lr 0.03 --warmup 0.1 --workers 1 --max-minutes 1
 	$(BIN)/sapiens-train reconstruct demo-out/run demo-out/photos/1-people demo-out/photos/2-others \
 		--out demo-out/reconstructions --side 128
+
+TASKS := demo-out/tasks
+demo-tasks: $(VENV)/installed
+	rm -rf $(TASKS)
+	$(BIN)/sapiens-train practice $(TASKS)/people --count 240
+	$(BIN)/sapiens-train practice $(TASKS)/unseen --count 8 --seed 1
+	for task in parts normals; do \
+		$(BIN)/sapiens-train pack $$task $(TASKS)/people $(TASKS)/$$task && \
+		$(BIN)/sapiens-train finetune $$task $(TASKS)/$$task $(TASKS)/run-$$task --model tiny --size 128x96 \
+			--batch 8 --micro-batch 8 --images 2400 --lr 1e-3 --warmup-steps 30 --no-augment --workers 1 --log-every 50 \
+		|| exit 1; \
+	done
+	$(BIN)/sapiens-train predict $(TASKS)/unseen/images $(TASKS)/predicted --boxes whole \
+		--parts $(TASKS)/run-parts --normals $(TASKS)/run-normals
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m 'not slow' tests/shards tests/training

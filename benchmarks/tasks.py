@@ -40,14 +40,14 @@ class Run:
 
 
 RUNS = {
-    ("practice", "pose"): Run(3000, batch=16, size=(128, 96)),
+    ("practice", "pose"): Run(2000, batch=16, size=(128, 96)),
     ("practice", "parts"): Run(1000),
-    ("practice", "depth"): Run(600),
+    ("practice", "depth"): Run(1000, batch=16, size=(128, 96)),
     ("practice", "normals"): Run(800),
     ("real", "pose"): Run(2000, batch=16, size=(128, 96)),
-    ("real", "parts"): Run(600, augment=True),
-    ("real", "depth"): Run(250, augment=True),
-    ("real", "normals"): Run(250, augment=True),
+    ("real", "parts"): Run(1200, size=(128, 96)),
+    ("real", "depth"): Run(200, size=(144, 192)),
+    ("real", "normals"): Run(200, size=(144, 192)),
 }
 MAIN = {
     "pose": ("PCK@0.1", "AP"),
@@ -175,7 +175,7 @@ def samples(shards):
 
 def split_kitchen(source: Path, work: Path) -> None:
     """The depth pictures of one room as two tars each, the last two sevenths of the frames held out; and normals made
-    from the depth by the pinhole model (intrinsics are with each picture).
+    from the depth by the pinhole model (intrinsics are with each picture), at half the size.
     """
     if work.exists():
         return
@@ -196,8 +196,10 @@ def split_kitchen(source: Path, work: Path) -> None:
                     add(depth, f"{key}.{suffix}", files[f"{key}.{suffix}"])
                 millimetres = cv2.imdecode(np.frombuffer(files[f"{key}.png"], np.uint8), cv2.IMREAD_UNCHANGED)
                 buffer = io.BytesIO()
-                np.save(buffer, normals_of(millimetres, *record["intrinsics"]))
-                add(normals, f"{key}.jpg", files[f"{key}.jpg"])
+                np.save(buffer, normals_of(millimetres, *record["intrinsics"])[::2, ::2])
+                photo = cv2.imdecode(np.frombuffer(files[f"{key}.jpg"], np.uint8), cv2.IMREAD_COLOR)
+                half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+                add(normals, f"{key}.jpg", cv2.imencode(".jpg", half)[1].tobytes())
                 add(normals, f"{key}.normals.npy", buffer.getvalue())
 
 

@@ -186,6 +186,7 @@ class FinetuneConfig(RunConfig):
     weight_decay: Annotated[float, "AdamW weight decay; none on norms, biases and positions."] = 0.1
     beta2: Annotated[float, "AdamW beta 2."] = 0.999
     hard_keypoints: Annotated[int, "Learn only this many of the worst keypoints of a person; 0: all."] = 0
+    depth_floor: Annotated[float, "Added to relative depth before its logarithm in the loss; 0: as published."] = 0.1
     window: Annotated[int, "Shards whose samples are shuffled together."] = 64
 
     def __post_init__(self) -> None:
@@ -237,6 +238,7 @@ _RANGES = (
     ("layer_decay", 0, 1),
     ("warmup_steps", -1, 10**9),
     ("hard_keypoints", 0, 10**4),
+    ("depth_floor", 0, 1),
 )
 
 

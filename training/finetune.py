@@ -43,7 +43,11 @@ def _job(config: FinetuneConfig, ranks: Ranks) -> Job:
     lr = config.lr or (5e-5 if config.task == "pose" and channels > 133 else 5e-4)
     warmup = config.warmup_steps if config.warmup_steps >= 0 else {"pose": 500}.get(config.task, 400)
     say(ranks, f"{steps} steps of {config.batch} samples: {images / data.shards.count:.3g} passes over the data")
-    options = {"hardest": config.hard_keypoints or None} if config.task == "pose" else {}
+    options: dict[str, Any] = {}
+    if config.task == "pose":
+        options["hardest"] = config.hard_keypoints or None
+    if config.task == "depth":
+        options["floor"] = config.depth_floor
 
     def loss(batch: Batch) -> Tensor:
         output = learner.model(batch.images)

@@ -84,19 +84,26 @@ def to_view(depth: np.ndarray, view: View) -> np.ndarray:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-def loss(output: Tensor, targets: dict[str, Tensor], labels: Any = None) -> Tensor:
-    """Sapiens' scale-invariant log loss (Eigen et al. 2014): with d = ln target - ln output over the pixels whose
-    target is above 1e-6, sqrt(mean d² - mean(d)² / 2) of each image, the mean over the batch.
+def loss(output: Tensor, targets: dict[str, Tensor], labels: Any = None, floor: float = 0.0) -> Tensor:
+    """Scale-invariant log loss (Eigen et al. 2014): with d = ln(target + floor) - ln(output + floor) over the labelled
+    pixels of an image, sqrt(mean d² - mean(d)² / 2), the mean over the batch.
 
-    output: (B, 1, h, w), enlarged to the target's size. Outputs below 1e-6 count as 1e-6 and get no gradient, as
-    published. An image without depth counts as 0, and so does the gradient of a perfect one.
+    output: (B, 1, h, w), enlarged to the target's size. floor 0 is Sapiens' own: targets up to 1e-6 are left out, and
+    outputs below 1e-6 count as 1e-6 and get no gradient. A floor keeps the nearest pixels, whose logarithm has no
+    bound, from ruling the loss, and outputs below 0 alive (a softplus of sharpness 2 / floor). An image without
+    depth counts as 0, and so does the gradient of a perfect one.
     """
     target = targets["depth"]
     output = output.float()
     if output.shape[-2:] != target.shape[-2:]:
         output = F.interpolate(output, size=target.shape[-2:], mode="bilinear", align_corners=False)
-    valid = target > _EPSILON
-    d = (target.clamp_min(_EPSILON).log() - output[:, 0].clamp_min(_EPSILON).log()) * valid
+    if floor > 0:
+        valid = target >= 0
+        found = F.softplus(output[:, 0], beta=2 / floor) + floor
+        d = ((target.clamp_min(0) + floor).log() - found.log()) * valid
+    else:
+        valid = target > _EPSILON
+        d = (target.clamp_min(_EPSILON).log() - output[:, 0].clamp_min(_EPSILON).log()) * valid
     count = valid.sum(dim=(1, 2)).clamp_min(1)
     square = d.square().sum(dim=(1, 2)) / count - 0.5 * (d.sum(dim=(1, 2)) / count).square()
     nonzero = square > 0

@@ -127,6 +127,36 @@ def test_the_loss_and_its_gradient_are_finite_where_it_is_zero(target: torch.Ten
     assert output.grad.abs().max() == 0
 
 
+def test_with_a_floor_logarithms_are_bounded_and_no_output_is_dead() -> None:
+    """The formula in float64; far from 0 it is the published one of depths moved by the floor."""
+    rng = np.random.default_rng(1)
+    output = rng.normal(0.3, 0.4, (2, 1, 20, 16)).astype(np.float32)
+    target = rng.random((2, 20, 16)).astype(np.float32)
+    target[0, :5], target[0, 5] = depth.NONE, 0.0
+    given = torch.tensor(output, requires_grad=True)
+    loss = depth.loss(given, {"depth": torch.tensor(target)}, floor=0.1)
+    loss.backward()
+    values = []
+    for o, t in zip(output[:, 0].astype(np.float64), target.astype(np.float64), strict=True):
+        d = np.log(t[t >= 0] + 0.1) - np.log(np.log1p(np.exp(20 * o[t >= 0])) / 20 + 0.1)
+        values.append(np.sqrt(np.mean(d**2) - 0.5 * np.mean(d) ** 2))
+    assert loss.item() == pytest.approx(np.mean(values), rel=1e-4)
+    assert given.grad is not None
+    assert (given.grad[:, 0][torch.tensor(target) >= 0] != 0).all()
+    far = depth.loss(torch.full((1, 1, 4, 4), 0.9), {"depth": torch.full((1, 4, 4), 0.6)}, floor=0.1)
+    assert far.item() == pytest.approx(np.sqrt(0.5) * abs(np.log(0.7 / 1.0)), rel=1e-4)
+
+
+@pytest.mark.parametrize("target", [torch.full((2, 8, 6), depth.NONE), torch.zeros(2, 8, 6)])
+def test_with_a_floor_it_is_finite_where_nothing_is_labelled_or_all_is_nearest(target: torch.Tensor) -> None:
+    output = torch.full((2, 1, 8, 6), -0.5, requires_grad=True)
+    loss = depth.loss(output, {"depth": target}, floor=0.1)
+    loss.backward()
+    assert output.grad is not None
+    assert bool(torch.isfinite(loss))
+    assert bool(torch.isfinite(output.grad).all())
+
+
 def test_an_unlabelled_image_does_not_disturb_its_neighbour() -> None:
     output = torch.rand(2, 1, 8, 6, generator=torch.Generator().manual_seed(0)) + 0.1
     target = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(1))
