@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	rm -rf demo-out
 	$(BIN)/sapiens-curate demo demo-out
 	$(BIN)/sapiens-train pretrain demo-out/curated --run demo-out/run --model tiny \
-		--batch 4 --micro-batch 4 --images 1200 --base-lr 0.03 --warmup 0.1 --workers 1 --max-minutes 1
+		--batch 3 --micro-batch 3 --images 1200 --base-lr 0.04 --warmup 0.1 --workers 1 --max-minutes 1
 	$(BIN)/sapiens-train reconstruct demo-out/run demo-out/photos/1-people demo-out/photos/2-others \
 		--out demo-out/reconstructions --side 128
 
