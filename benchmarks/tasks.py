@@ -42,7 +42,7 @@ class Run:
 RUNS = {
     ("practice", "pose"): Run(2000, batch=16, size=(128, 96)),
     ("practice", "parts"): Run(1000),
-    ("practice", "depth"): Run(1000, batch=16, size=(128, 96)),
+    ("practice", "depth"): Run(1800, batch=16, size=(128, 96)),
     ("practice", "normals"): Run(800),
     ("real", "pose"): Run(2000, batch=16, size=(128, 96)),
     ("real", "parts"): Run(1200, size=(128, 96)),
