@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed
-	$(INSTALL) --editable '.[demo,full,test]'
+	$(INSTALL) --editable '.[demo,full,export,test]'
 	touch $@
 
 demo: $(VENV)/installed
