@@ -1,7 +1,7 @@
 """Relative depth of a person: 0 where it is nearest, 1 where it is farthest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,56 +12,17 @@ from torch import Tensor
 from shards.crop import BrokenImage
 from shards.labelled import LabelledSample
 from training.labels.decode import depth_from_png
-from training.tasks.background import Backgrounds
-from training.tasks.dense import disturb, paste_over, read_labelled, replaces_background, zoom
-from training.tasks.jitter import Zoom
+from training.tasks import dense
+from training.tasks.dense import Dense
 from training.tasks.view import Region, View, map_to_image, warp_labels
 
-ROTATION, ROTATION_CHANCE = 60.0, 0.5
-BACKGROUND_CHANCE = 0.5
 NONE = -1.0
 """The target of pixels without depth."""
 
 _EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What a model of `size` (rows, columns) is shown of a sample.
-
-    Augmented: zoom, rotation by up to 60° half the time and mirroring (`dense_view`); every other time another
-    background, where there are some; colours. Depth is normalised anew in every view.
-    """
-
-    size: tuple[int, int]
-    labels: Any
-    augmented: bool
-    backgrounds: Backgrounds | None = None
-
-    def view(self, sample: LabelledSample, key: int = 0) -> View:
-        """Raises BrokenImage."""
-        return self._zoom(sample, key).view
-
-    def _zoom(self, sample: LabelledSample, key: int) -> Zoom:
-        return zoom(sample, self.size, key, self.augmented, ROTATION, ROTATION_CHANCE)
-
-    def __call__(self, sample: LabelledSample, key: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The view, (rows, columns, 3) uint8 RGB, and its target: depth (rows, columns) float32, from 0 at the
-        nearest to 1 at the farthest labelled pixel of the view, NONE elsewhere. Raises BrokenImage.
-        """
-        zoomed = self._zoom(sample, key)
-        view = zoomed.view
-        given = depth_of(sample)
-        image = read_labelled(sample, view, given.shape)
-        depth = to_view(given, view)
-        if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
-                image = paste_over(self.backgrounds, image, depth != NONE, key)
-            image = disturb(image, zoomed.detail, key)
-        return image, {"depth": depth}
-
-
-def depth_of(sample: LabelledSample) -> np.ndarray:
+def depth_of(sample: LabelledSample, labels: Any = None) -> np.ndarray:
     """(H, W) float32 depth of a sample in its label's unit, NaN where there is none. Raises BrokenImage."""
     near, far = sample.row["near"], sample.row["far"]
     if near is None or far is None or not np.isfinite(near) or not np.isfinite(far):
@@ -69,7 +30,7 @@ def depth_of(sample: LabelledSample) -> np.ndarray:
     return depth_from_png(sample.label, near, far)
 
 
-def to_view(depth: np.ndarray, view: View) -> np.ndarray:
+def to_view(depth: np.ndarray, view: View, labels: Any = None) -> np.ndarray:
     """Depth of a photo (H, W) in any unit, NaN where there is none, as a view shows it: (rows, columns) float32 from
     0 at its nearest to 1 at its farthest pixel, NONE elsewhere.
     """
@@ -79,6 +40,22 @@ def to_view(depth: np.ndarray, view: View) -> np.ndarray:
         return np.full(depth.shape, NONE, np.float32)
     near, far = float(depth[valid].min()), float(depth[valid].max())
     return np.where(valid, (depth - near) / max(far - near, _EPSILON), NONE).astype(np.float32)
+
+
+DENSE = Dense(
+    target="depth",
+    read=depth_of,
+    to_view=to_view,
+    people=lambda depth: depth != NONE,
+    nothing=NONE,
+    rotation=60.0,
+    rotation_chance=0.5,
+    background_chance=0.5,
+)
+Draw = partial(dense.Draw, DENSE)
+"""Target: depth (rows, columns) float32, from 0 at the nearest to 1 at the farthest labelled pixel of the view, NONE
+elsewhere.
+"""
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

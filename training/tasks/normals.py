@@ -1,7 +1,7 @@
 """Surface normals of a person: unit vectors, x right, y up, z towards the camera."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,57 +10,22 @@ from torch import Tensor
 
 from shards.labelled import LabelledSample
 from training.labels.decode import normals_from_png
-from training.tasks.background import Backgrounds
-from training.tasks.dense import disturb, paste_over, read_labelled, replaces_background, zoom
-from training.tasks.jitter import Zoom
+from training.tasks import dense
+from training.tasks.dense import Dense
 from training.tasks.view import Region, View, map_to_image, turn_vectors, vectors_to_image, warp_labels
 
-BACKGROUND_CHANCE = 0.5
 ANGLES = (11.25, 22.5, 30.0)
 
 _BINS_PER_DEGREE = 100
 _LEAST = 1e-6  # length below which an output has no direction
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What a model of `size` (rows, columns) is shown of a sample.
-
-    Augmented: zoom and mirroring, which negates x (`dense_view`); every other time another background, where there
-    are some; colours. rotation: degrees by which half the views are turned at most, and the vectors with them;
-    Sapiens does not.
-    """
-
-    size: tuple[int, int]
-    labels: Any
-    augmented: bool
-    backgrounds: Backgrounds | None = None
-    rotation: float = 0.0
-
-    def view(self, sample: LabelledSample, key: int = 0) -> View:
-        """Raises BrokenImage."""
-        return self._zoom(sample, key).view
-
-    def _zoom(self, sample: LabelledSample, key: int) -> Zoom:
-        return zoom(sample, self.size, key, self.augmented, self.rotation, 0.5)
-
-    def __call__(self, sample: LabelledSample, key: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The view, (rows, columns, 3) uint8 RGB, and its target: normals (rows, columns, 3) float32 unit vectors in
-        the view's axes, 0 where there is none. Raises BrokenImage.
-        """
-        zoomed = self._zoom(sample, key)
-        view = zoomed.view
-        given = normals_from_png(sample.label)
-        image = read_labelled(sample, view, given.shape)
-        normals = to_view(given, view)
-        if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
-                image = paste_over(self.backgrounds, image, (normals != 0).any(axis=2), key)
-            image = disturb(image, zoomed.detail, key)
-        return image, {"normals": normals}
+def normals_of(sample: LabelledSample, labels: Any = None) -> np.ndarray:
+    """(H, W, 3) float32 unit vectors of a sample, NaN where there is none. Raises BrokenImage."""
+    return normals_from_png(sample.label)
 
 
-def to_view(normals: np.ndarray, view: View) -> np.ndarray:
+def to_view(normals: np.ndarray, view: View, labels: Any = None) -> np.ndarray:
     """Normals of a photo (H, W, 3), NaN or 0 where there is none, as a view shows them: (rows, columns, 3) float32
     unit vectors in the view's axes, 0 where there is none. They turn with the view; in a mirrored one x is negated.
     """
@@ -73,6 +38,20 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     usable = np.isfinite(square) & (square > 0)
     scale = 1 / np.sqrt(np.where(usable, square, 1))
     return np.where(usable[..., None], vectors * scale[..., None], 0)
+
+
+DENSE = Dense(
+    target="normals",
+    read=normals_of,
+    to_view=to_view,
+    people=lambda normals: (normals != 0).any(axis=2),
+    nothing=0.0,
+    rotation=0.0,  # Sapiens does not turn them
+    rotation_chance=0.5,
+    background_chance=0.5,
+)
+Draw = partial(dense.Draw, DENSE)
+"""Target: normals (rows, columns, 3) float32 unit vectors in the view's axes, 0 where there is none."""
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -123,7 +102,7 @@ class Metric:
 
     def add(self, output: np.ndarray, view: View, sample: LabelledSample) -> None:
         """Output (3, h, w) of one view."""
-        labelled = normals_from_png(sample.label)
+        labelled = normals_of(sample)
         region = view.region(*labelled.shape[:2])
         x0, y0, x1, y1 = region
         self.add_normals(decode(output, view, region), labelled[y0:y1, x0:x1])

@@ -1,7 +1,7 @@
 """Body parts, one class for every pixel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,52 +12,9 @@ from shards.crop import BrokenImage
 from shards.labelled import LabelledSample
 from training.labels.decode import parts_from_png
 from training.labels.sets import IGNORE, ClassList
-from training.tasks.background import Backgrounds
-from training.tasks.dense import disturb, paste_over, read_labelled, replaces_background, zoom
-from training.tasks.jitter import Zoom
+from training.tasks import dense
+from training.tasks.dense import Dense
 from training.tasks.view import Region, View, map_to_image, warp_labels
-
-ROTATION, ROTATION_CHANCE = 45.0, 0.5
-BACKGROUND_CHANCE = 0.8
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a model of `size` (rows, columns) is shown of a sample.
-
-    Augmented: zoom, rotation by up to 45° half the time and mirroring, with left and right classes swapped
-    (`dense_view`); 8 times in 10 another background, where there are some; colours. What lies beyond the photo is
-    black and IGNORE.
-    """
-
-    size: tuple[int, int]
-    labels: ClassList
-    augmented: bool
-    backgrounds: Backgrounds | None = None
-
-    def view(self, sample: LabelledSample, key: int = 0) -> View:
-        """Raises BrokenImage."""
-        return self._zoom(sample, key).view
-
-    def _zoom(self, sample: LabelledSample, key: int) -> Zoom:
-        return zoom(sample, self.size, key, self.augmented, ROTATION, ROTATION_CHANCE)
-
-    def __call__(self, sample: LabelledSample, key: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The view, (rows, columns, 3) uint8 RGB, and its target: classes (rows, columns) uint8, IGNORE where nothing
-        is known. Raises BrokenImage.
-        """
-        zoomed = self._zoom(sample, key)
-        view = zoomed.view
-        given = classes_of(sample, self.labels)
-        image = read_labelled(sample, view, given.shape)
-        classes = to_view(given, view, self.labels)
-        if self.augmented:
-            if self.backgrounds and replaces_background(key, BACKGROUND_CHANCE):
-                person = (classes > 0) & view.holds(*given.shape)
-                image = paste_over(self.backgrounds, image, person, key)
-                classes = np.where(person, classes, 0)
-            image = disturb(image, zoomed.detail, key)
-        return image, {"classes": classes}
 
 
 def classes_of(sample: LabelledSample, labels: ClassList) -> np.ndarray:
@@ -82,6 +39,22 @@ def to_view(classes: np.ndarray, view: View, labels: ClassList) -> np.ndarray:
     mirrored = np.arange(256, dtype=np.uint8)
     mirrored[: len(labels.names)] = labels.flip_order
     return cv2.LUT(seen, mirrored)
+
+
+DENSE = Dense(
+    target="classes",
+    read=classes_of,
+    to_view=to_view,
+    people=lambda classes: classes > 0,
+    nothing=0,
+    rotation=45.0,
+    rotation_chance=0.5,
+    background_chance=0.8,
+)
+Draw = partial(dense.Draw, DENSE)
+"""Target: classes (rows, columns) uint8, IGNORE where nothing is known; what lies beyond the photo is black and IGNORE.
+Mirrored views have left and right classes swapped.
+"""
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Normals: targets, loss, metric, the way back."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from shards.crop import BrokenImage
 from shards.labelled import LabelledSample
 from tests.training.tasks.samples import jpeg, sample, smooth, sphere
 from training.labels.decode import normals_to_png
-from training.tasks import normals
+from training.tasks import dense, normals
 from training.tasks.view import fit, look, warp_points
 
 SIZE = (256, 192)
@@ -30,7 +31,7 @@ def random_units(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def test_a_sphere_stays_a_sphere() -> None:
     """However a sphere is turned, zoomed and mirrored, its normals are a sphere's: vectors turn with the picture."""
-    given, draw = sphere_sample(), normals.Draw(SIZE, None, True, rotation=180)
+    given, draw = sphere_sample(), dense.Draw(replace(normals.DENSE, rotation=180), SIZE, None, True)
     turned = mirrored = 0
     for key in range(30):
         view = draw.view(given, key)

@@ -9,7 +9,7 @@ from shards.crop import BrokenImage
 from tests.training.tasks.samples import COLOURS, jpeg, patches, png, sample, smooth
 from training.labels.decode import parts_to_png
 from training.labels.sets import IGNORE, ClassList
-from training.tasks import parts
+from training.tasks import dense, parts
 from training.tasks.view import fit, look
 
 SIZE = (256, 192)
@@ -52,7 +52,7 @@ def test_augmented_classes_lie_on_what_they_lay_on() -> None:
     for key in range(30):
         view = draw.view(given, key)
         target = draw(given, key)[1]["classes"]
-        image = parts.read_labelled(given, view, classes.shape)
+        image = dense.read_labelled(given, view, classes.shape)
         known = target != IGNORE
         np.testing.assert_array_equal(known, view.holds(301, 241))
         swapped = np.where(np.isin(target, (1, 2)), 3 - target, target) if view.flipped else target
