@@ -17,11 +17,11 @@ BINS = 16
 
 
 class Conv(nn.Module):
-    """Convolution with a bias, then SiLU; same padding."""
+    """Convolution with a bias, then SiLU; same padding unless it is given."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.conv(x))

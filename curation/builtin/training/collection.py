@@ -34,7 +34,7 @@ class Picture:
         bgr = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
             raise ValueError(f"{self.split}/{self.source}/{self.key}: not a readable picture")
-        return np.asarray(bgr[..., ::-1], np.uint8)
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
     def mask(self) -> NDArray[np.uint8] | None:
         """Decoded uint8 [H,W] of class ids or 255 for people; None where the picture has none."""

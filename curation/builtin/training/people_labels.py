@@ -15,11 +15,16 @@ SAME_PERSON = 0.5
 
 @dataclass(frozen=True)
 class People:
-    """float32 `boxes` [n,4] with `trust` [n] in 0…1, and `unsure` [m,4]: places that teach neither yes nor no."""
+    """float32 `boxes` [n,4] with `trust` [n] in 0…1; `unsure` [m,4] are places that teach neither yes nor no, `settled`
+    [k,4] such where everybody is known."""
 
     boxes: Boxes
     trust: NDArray[np.float32]
     unsure: Boxes
+    settled: Boxes
+
+
+NONE = np.zeros((0, 4), np.float32)
 
 
 def people_in(picture: Picture) -> People:
@@ -31,13 +36,14 @@ def people_in(picture: Picture) -> People:
         # Joints end at wrists and ankles: the teacher's box is the better one where it saw the athlete.
         hand = _replace_by_teacher(_grow(hand, 0.08), teacher[score >= TEACHER_SURE])
     if picture.complete:
-        return People(hand, np.ones(len(hand), np.float32), np.zeros((0, 4), np.float32))
+        whole = np.array([[0, 0, picture.label["width"], picture.label["height"]]], np.float32)
+        return People(hand, np.ones(len(hand), np.float32), NONE, whole)
     if picture.source == "mask-people" and (score >= TEACHER_SURE).any():
         hand = hand[:0]  # one mask covers everyone: the teacher separates them
     new = ~(overlap(teacher, hand) > SAME_PERSON).any(1)
     sure = new & (score >= TEACHER_SURE)
     trust = np.concatenate([np.ones(len(hand), np.float32), 0.5 + 0.5 * score[sure]])
-    return People(np.concatenate([hand, teacher[sure]]), trust.astype(np.float32), teacher[new & ~sure])
+    return People(np.concatenate([hand, teacher[sure]]), trust.astype(np.float32), teacher[new & ~sure], NONE)
 
 
 def overlap(a: Boxes, b: Boxes) -> NDArray[np.float32]:
@@ -53,7 +59,7 @@ def overlap(a: Boxes, b: Boxes) -> NDArray[np.float32]:
 def _main_person_of_mask(picture: Picture) -> Boxes:
     mask = picture.mask()
     if mask is None or not mask.any():
-        return np.zeros((0, 4), np.float32)
+        return NONE
     ys, xs = np.nonzero(mask)
     return np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
 

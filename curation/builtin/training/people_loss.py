@@ -4,6 +4,7 @@ distribution focal loss (Li et al. 2020)."""
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,67 +15,67 @@ from curation.builtin.detector import BINS, to_boxes
 CELLS_PER_PERSON = 10
 
 
-def people_loss(
-    sides: Tensor,
-    logits: Tensor,
-    centres: Tensor,
-    strides: Tensor,
-    people: list[tuple[Tensor, Tensor, Tensor]],
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of a batch and its parts.
+@dataclass(frozen=True)
+class Crowds:
+    """`People` of B pictures, in pixels: boxes [B,M,4], trust [B,M], unsure [B,U,4], settled [B,S,4], all float32.
+    Pictures with fewer are filled up with boxes of no size."""
 
-    sides [B,N,4,16] and logits [B,N] are from `PeopleDetector.raw`; `people` holds (boxes [n,4], trust [n],
-    unsure [m,4]) in pixels for each picture.
-    """
+    boxes: Tensor
+    trust: Tensor
+    unsure: Tensor
+    settled: Tensor
+
+    def to(self, device: torch.device) -> Crowds:
+        return Crowds(*(part.to(device, non_blocking=True) for part in vars(self).values()))
+
+    def scaled(self, factor: float) -> Crowds:
+        return Crowds(self.boxes * factor, self.trust, self.unsure * factor, self.settled * factor)
+
+
+def people_loss(
+    sides: Tensor, logits: Tensor, centres: Tensor, strides: Tensor, people: Crowds
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean loss of a batch and its parts; sides [B,N,4,16] and logits [B,N] are from `PeopleDetector.raw`."""
     boxes = to_boxes(sides, centres, strides)
-    target = torch.zeros_like(logits)
-    counted = torch.ones_like(logits)
-    chosen_box = torch.zeros_like(boxes)
-    for b, (truth, trust, unsure) in enumerate(people):
-        quality, owner = assign(boxes[b].detach(), logits[b].detach().sigmoid(), centres, truth)
-        hit = quality > 0
-        target[b, hit] = quality[hit] * trust[owner[hit]]
-        chosen_box[b, hit] = truth[owner[hit]]
-        if len(unsure):
-            counted[b] = (hit | ~inside(centres, unsure).any(0)).float()
+    quality, owner = assign(boxes.detach(), logits.detach().sigmoid(), centres, people.boxes)
+    target = quality * people.trust.gather(1, owner) if people.trust.shape[1] else quality
+    counted = (target > 0) | ~inside(centres, people.unsure).any(1)
     weight = target.sum().clamp(min=1.0)
     person = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * counted).sum() / weight
-    hit = target > 0
-    share = target[hit]
-    ciou = ((1 - complete_iou(boxes[hit], chosen_box[hit])) * share).sum() / weight
-    where = hit.nonzero()[:, 1]
-    dfl = (side_loss(sides[hit], chosen_box[hit], centres[where], strides[where]) * share).sum() / weight
+    picture, cell = (target > 0).nonzero(as_tuple=True)
+    share, truth = target[picture, cell], people.boxes[picture, owner[picture, cell]]
+    ciou = ((1 - complete_iou(boxes[picture, cell], truth)) * share).sum() / weight
+    dfl = (side_loss(sides[picture, cell], truth, centres[cell], strides[cell]) * share).sum() / weight
     loss = 0.5 * person + 7.5 * ciou + 1.5 * dfl
-    return loss, {"person": person.item(), "ciou": ciou.item(), "dfl": dfl.item()}
+    return loss, {"person": person.detach(), "ciou": ciou.detach(), "dfl": dfl.detach()}
 
 
 def assign(boxes: Tensor, scores: Tensor, centres: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Give each person the ten cells that already answer best (score^0.5 · IoU^6) among those inside its box.
 
-    Returns the quality float32 [N] (0 for background, up to the person's best IoU) and the owner int64 [N].
+    boxes [B,N,4], scores [B,N], truth [B,M,4] → the quality float32 [B,N] (0 for background, up to the person's best
+    IoU) and the owner int64 [B,N], an index into M.
     """
-    cells = len(boxes)
-    owner = torch.zeros(cells, dtype=torch.long)
-    if not len(truth):
-        return torch.zeros(cells), owner
+    if not truth.shape[1]:
+        return torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.long)
     candidate = inside(centres, truth)
-    iou = plain_iou(truth[:, None], boxes[None]) * candidate
-    align = scores[None].clamp(min=1e-4).sqrt() * iou**6
-    best = align.topk(min(CELLS_PER_PERSON, cells), 1)
-    mine = torch.zeros_like(align).scatter_(1, best.indices, 1.0) * candidate * (align > 0)
-    shared = mine.sum(0) > 1
-    strongest = F.one_hot(iou.argmax(0), len(truth)).T
-    mine = torch.where(shared[None], strongest * mine.amax(0), mine)
+    iou = plain_iou(truth[:, :, None], boxes[:, None]) * candidate
+    align = scores[:, None].clamp(min=1e-4).sqrt() * iou**6
+    best = align.topk(min(CELLS_PER_PERSON, align.shape[2]), 2)
+    mine = torch.zeros_like(align).scatter_(2, best.indices, 1.0) * candidate * (align > 0)
+    shared = mine.sum(1, keepdim=True) > 1
+    strongest = F.one_hot(iou.argmax(1), truth.shape[1]).transpose(1, 2)
+    mine = torch.where(shared, strongest * mine.amax(1, keepdim=True), mine)
     align, iou = align * mine, iou * mine
-    normalised = align / align.amax(1, keepdim=True).clamp(min=1e-9) * iou.amax(1, keepdim=True)
-    quality, owner = normalised.max(0)
-    return quality, owner
+    quality = align / align.amax(2, keepdim=True).clamp(min=1e-9) * iou.amax(2, keepdim=True)
+    return quality.max(1)
 
 
 def inside(centres: Tensor, boxes: Tensor) -> Tensor:
-    """bool [n,N]: cell centre within the box."""
-    low = centres[None] - boxes[:, None, :2]
-    high = boxes[:, None, 2:] - centres[None]
+    """bool [B,M,N]: point, of [N,2] or [B,N,2], within the box [B,M,4]."""
+    centres = centres.unsqueeze(-3)
+    low = centres - boxes[..., None, :2]
+    high = boxes[..., None, 2:] - centres
     return torch.cat([low, high], -1).amin(-1) > 0
 
 

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from curation.builtin.training.collection import Boxes, Picture
-from curation.builtin.training.people_labels import People, people_in
+from curation.builtin.training.people_labels import NONE, People, people_in
+from curation.builtin.training.people_loss import Crowds
 
 Image = NDArray[np.uint8]
 GREY = 114
@@ -27,7 +29,7 @@ class Scene:
     people: People
 
 
-class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]):
+class Scenes(Dataset[Scene]):
     """Endless scenes of `size` pixels; scene i depends on (seed, i) alone."""
 
     def __init__(self, pictures: list[Picture], size: int, seed: int, first: int, count: int) -> None:
@@ -40,16 +42,8 @@ class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        scene = self.scene(np.random.default_rng((self.seed, self.first + i)))
-        image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
-        people = scene.people
-        return (
-            image,
-            torch.from_numpy(people.boxes),
-            torch.from_numpy(people.trust),
-            torch.from_numpy(people.unsure),
-        )
+    def __getitem__(self, i: int) -> Scene:
+        return self.scene(np.random.default_rng((self.seed, self.first + i)))
 
     def scene(self, rng: np.random.Generator) -> Scene:
         """One scene: a mosaic of four pictures or a single one, people pasted into some, colours changed."""
@@ -113,27 +107,34 @@ class Scenes(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
         box = np.array([[x0, y0, x1, y1]], np.float32)
         behind = _hide_behind(scene.people, box[0])
         visible = (x1 - x0) * (y1 - y0) >= KEEP_VISIBLE * w * h
-        none = np.zeros((0, 4), np.float32)
         if whole and visible:
-            new = People(box, np.ones(1, np.float32), none)
+            new = People(box, np.ones(1, np.float32), NONE, NONE)
         else:
-            new = People(none, np.zeros(0, np.float32), box)
+            new = People(NONE, np.zeros(0, np.float32), box, NONE)
         return Scene(canvas, _join([behind, new]))
+
+
+def together(scenes: list[Scene]) -> tuple[torch.Tensor, Crowds]:
+    """Scenes as uint8 [B,3,S,S] and their people."""
+    images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
+    people = [[torch.from_numpy(part) for part in vars(scene.people).values()] for scene in scenes]
+    return images, Crowds(*(pad_sequence(list(parts), batch_first=True) for parts in zip(*people, strict=True)))
 
 
 def recolour(image: Image, rng: np.random.Generator) -> Image:
     """Brightness, contrast, saturation, hue, sometimes grey, blurred, noisy or JPEG-pressed. uint8 in, uint8 out."""
-    out = image.astype(np.float32)
-    out = (out - 128) * rng.uniform(0.65, 1.35) + 128 * rng.uniform(0.65, 1.3)
-    grey = out @ np.array([0.299, 0.587, 0.114], np.float32)
+    contrast, light = rng.uniform(0.65, 1.35), 128 * rng.uniform(0.65, 1.3)
     saturation = 0.0 if rng.random() < 0.08 else rng.uniform(0.5, 1.5)
-    out = grey[..., None] + (out - grey[..., None]) * saturation
-    out *= rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    # (v - 128) · contrast + light, then towards or away from grey, then a gain per channel: one matrix for all.
+    mix = saturation * np.eye(3) + (1 - saturation) * np.array([[0.299, 0.587, 0.114]] * 3)
+    gain = rng.uniform(0.9, 1.1, 3)
+    matrix = np.column_stack([gain[:, None] * mix * contrast, gain * (light - 128 * contrast)])
+    done = np.asarray(cv2.transform(image, matrix), np.uint8)
     if rng.random() < 0.1:
-        out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.6)), np.float32)
+        done = np.asarray(cv2.GaussianBlur(done, (0, 0), rng.uniform(0.4, 1.6)), np.uint8)
     if rng.random() < 0.1:
-        out += rng.normal(0, rng.uniform(2, 12), out.shape).astype(np.float32)
-    done = np.clip(out, 0, 255).astype(np.uint8)
+        noise = rng.normal(0, rng.uniform(2, 12), done.shape)
+        done = np.clip(done + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:
         _, data = cv2.imencode(".jpg", done, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 80))])
         done = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
@@ -171,10 +172,10 @@ def _place(
     fx, fy = scale * stretch, scale / stretch
     mirrored = rng.random() < 0.5
     if mirrored:
-        image = image[:, ::-1]
+        image = np.asarray(cv2.flip(image, 1), np.uint8)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     w, h = max(1, round(image.shape[1] * fx)), max(1, round(image.shape[0] * fy))
-    image_scaled = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=interpolation)
+    image_scaled = cv2.resize(image, (w, h), interpolation=interpolation)
     tx0, ty0, tx1, ty1 = tile
     x, y = (_offset(a0, a1 - a0, length, rng) for a0, a1, length in ((tx0, tx1, w), (ty0, ty1, h)))
     x0, y0, x1, y1 = max(x, tx0), max(y, ty0), min(x + w, tx1), min(y + h, ty1)
@@ -186,7 +187,8 @@ def _place(
             b[:, [0, 2]] = image.shape[1] - b[:, [2, 0]]
         return b * np.array([fx, fy, fx, fy], np.float32) + np.array([x, y, x, y], np.float32)
 
-    return Scene(canvas, _clip(People(move(people.boxes), people.trust, move(people.unsure)), (x0, y0, x1, y1)))
+    moved = People(move(people.boxes), people.trust, move(people.unsure), move(people.settled))
+    return Scene(canvas, _clip(moved, (x0, y0, x1, y1)))
 
 
 def _offset(start: int, room: int, length: int, rng: np.random.Generator) -> int:
@@ -205,7 +207,8 @@ def _clip(people: People, view: tuple[int, int, int, int]) -> People:
     partly = ~keep & (size.min(1) > 1)
     unsure = np.clip(people.unsure, low, high)
     unsure = unsure[(unsure[:, 2:] - unsure[:, :2]).min(1, initial=1e9) > 1]
-    return People(boxes[keep], people.trust[keep], np.concatenate([unsure, boxes[partly]]))
+    settled = np.clip(people.settled, low, high)
+    return People(boxes[keep], people.trust[keep], np.concatenate([unsure, boxes[partly]]), settled)
 
 
 def _hide_behind(people: People, front: NDArray[np.float32]) -> People:
@@ -213,7 +216,8 @@ def _hide_behind(people: People, front: NDArray[np.float32]) -> People:
     top, bottom = np.maximum(people.boxes[:, :2], front[:2]), np.minimum(people.boxes[:, 2:], front[2:])
     covered = np.clip(bottom - top, 0, None).prod(1) / (people.boxes[:, 2:] - people.boxes[:, :2]).prod(1)
     seen = covered < 1 - KEEP_VISIBLE
-    return People(people.boxes[seen], people.trust[seen], np.concatenate([people.unsure, people.boxes[~seen]]))
+    unsure = np.concatenate([people.unsure, people.boxes[~seen]])
+    return People(people.boxes[seen], people.trust[seen], unsure, people.settled)
 
 
 def _join(parts: list[People]) -> People:
@@ -221,4 +225,5 @@ def _join(parts: list[People]) -> People:
         np.concatenate([p.boxes for p in parts]),
         np.concatenate([p.trust for p in parts]),
         np.concatenate([p.unsure for p in parts]),
+        np.concatenate([p.settled for p in parts]),
     )

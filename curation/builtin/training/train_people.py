@@ -1,8 +1,10 @@
 """Train the person detector: python -m curation.builtin.training.train_people DATA --work FOLDER --steps N
 
 Starts from the convolutions of the network in the `nudenet` wheel and learns the boxes of `train/`, by hand and the
-teacher's. Stop it at any time and give the same command again: it goes on from the last checkpoint and sees the scenes
-it would have seen. A larger --steps continues a finished training. Bfloat16 autocast, fp32 weights, a moving average.
+teacher's; the teacher also looks at every scene, for people that are cut off, hidden or small there. Stop it at any
+time and give the same command again: it goes on from the last checkpoint and sees the scenes it would have seen. A
+larger --steps continues a finished training. Products in bf16 where there are units for it, fp32 weights, a moving
+average; on a GPU or a CPU.
 """
 
 from __future__ import annotations
@@ -13,66 +15,95 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from curation.builtin.boxes import keep_best, letterbox
 from curation.builtin.detector import PeopleDetector, cells
 from curation.builtin.training.collection import Picture, read_collection
 from curation.builtin.training.metrics import auc, average_precision, top_scores
-from curation.builtin.training.people_loss import people_loss
-from curation.builtin.training.people_scenes import Scenes
-from curation.builtin.training.start import start_from_nudenet
+from curation.builtin.training.people_loss import Crowds, people_loss
+from curation.builtin.training.people_scenes import Scenes, together
+from curation.builtin.training.precision import has_bf16
+from curation.builtin.training.teacher import Teacher, load_teacher, people_seen, taught
 
-RATE, WARMUP, COOLDOWN = 6e-4, 150, 0.25  # the last quarter of the steps cools down to nothing
-BATCH, WINDOW, SEED = 24, 320, 1
+RATE, WARMUP, COOLDOWN = 1e-3, 300, 0.3  # the last part of the steps cools down to nothing
+BATCH, WINDOW, SEED = 64, 320, 1
+SIDES = (288, 320, 352, 384, 416, 448, 480)  # a batch is learnt at one of them
+TEACHER_SIDE, TAUGHT = 640, 24  # pixels; people per scene at most
 SAVE_EVERY, LOOK_EVERY = 50, 400
-AVERAGE = 0.998
+AVERAGE = 0.999
 
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    net = PeopleDetector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    start_from_nudenet(net)
-    average = PeopleDetector()
-    average.load_state_dict(net.state_dict())
+    device = torch.device(args.device)
+    net = PeopleDetector().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = PeopleDetector().to(device)
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))
-    step = _resume(args.work / "checkpoint.pt", net, average, optimizer)
+    step = start(args.work / "checkpoint.pt", net, average, optimizer)
+    teacher = load_teacher(args.data / "weights" / "coco-detector-yolov5n.pt").to(device)
     scenes = Scenes(read_collection(args.data, "train"), WINDOW, SEED, step * BATCH, (args.steps - step) * BATCH)
-    loader = DataLoader(scenes, BATCH, num_workers=1, collate_fn=list, prefetch_factor=4)
-    held_out = read_collection(args.data, "dev", {"people-coco", "people-voc"})
-    centres, strides = cells(WINDOW, WINDOW)
-    seen, started = [], time.perf_counter()
-    for batch in loader:
+    loader = DataLoader(
+        scenes,
+        BATCH,
+        num_workers=args.workers,
+        collate_fn=together,
+        prefetch_factor=4,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=lambda _: cv2.setNumThreads(1),
+    )
+    held_out = read_collection(args.data, "dev", {"people-coco", "people-voc"}) if args.look else []
+    seen: list[Tensor] = []
+    since = time.perf_counter()
+    for pixels, people in loader:
         for group in optimizer.param_groups:
             group["lr"] = RATE * schedule(step, args.steps)
-        images = torch.stack([row[0] for row in batch]).to(memory_format=torch.channels_last).float() / 255
-        with torch.autocast("cpu", torch.bfloat16):
+        images, crowds = lesson(pixels, people, device, teacher, step)
+        centres, strides = (t.to(device) for t in cells(*images.shape[2:]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
             sides, logits = net.raw(images)
-        loss, parts = people_loss(sides.float(), logits.float(), centres, strides, [tuple(row[1:]) for row in batch])
+        loss, parts = people_loss(sides.float(), logits.float(), centres, strides, crowds)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         step += 1
         _follow(average, net, min(AVERAGE, step / (step + 20)))
-        seen.append([loss.item(), *parts.values()])
+        seen.append(torch.stack([loss.detach(), *parts.values()]))
         if step % SAVE_EVERY == 0 or step == args.steps:
-            means = "  ".join(f"{n} {v:.3f}" for n, v in zip(("loss", *parts), np.mean(seen, 0), strict=True))
-            print(
-                f"step {step}  {means}  {len(seen) * BATCH / (time.perf_counter() - started):.0f} scenes/s",
-                flush=True,
-            )
-            seen, started = [], time.perf_counter()
+            means = zip(("loss", *parts), torch.stack(seen).mean(0).tolist(), strict=True)
+            rate = len(seen) * BATCH / (time.perf_counter() - since)
+            print(f"step {step}  {'  '.join(f'{n} {v:.3f}' for n, v in means)}  {rate:.0f} scenes/s", flush=True)
+            seen, since = [], time.perf_counter()
             _save(args.work / "checkpoint.pt", step, net, average, optimizer)
-        if step % LOOK_EVERY == 0 or step == args.steps:
+        if held_out and (step % LOOK_EVERY == 0 or step == args.steps):
             print(f"step {step}  {look(average, held_out)}", flush=True)
-            started = time.perf_counter()
-    save_file({k: v.half().contiguous() for k, v in average.state_dict().items()}, args.work / "people.safetensors")
+            since = time.perf_counter()
+    save_file(
+        {k: v.half().cpu().contiguous() for k, v in average.state_dict().items()}, args.work / "people.safetensors"
+    )
+
+
+def lesson(pixels: Tensor, people: Crowds, device: torch.device, teacher: Teacher, step: int) -> tuple[Tensor, Crowds]:
+    """A batch of scenes uint8 [B,3,S,S] as float32 in 0…1 at this step's side, and everybody there."""
+    images = pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
+        boxes, scores = people_seen(teacher, _resized(images, TEACHER_SIDE), TAUGHT)
+    people = taught(people.to(device), boxes * (images.shape[2] / TEACHER_SIDE), scores)
+    side = int(np.random.default_rng((SEED, step)).choice(SIDES))
+    return _resized(images, side), people.scaled(side / images.shape[2])
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=side < images.shape[2])
 
 
 def schedule(step: int, steps: int) -> float:
@@ -81,7 +112,7 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / cool)
 
 
-def look(net: PeopleDetector, pictures: list[Picture], size: int = 416) -> str:
+def look(net: PeopleDetector, pictures: list[Picture], size: int = 480) -> str:
     """AP50 and AUC on held-out photos: for the log only, nothing is chosen by it."""
     out = []
     for source in sorted({p.source for p in pictures}):
@@ -97,8 +128,9 @@ def look(net: PeopleDetector, pictures: list[Picture], size: int = 416) -> str:
 def detect(net: PeopleDetector, image: np.ndarray, size: int) -> np.ndarray:
     """[n,5] boxes with scores in pixels of uint8 `image`, by eager torch in fp32."""
     square, scale = letterbox(image, size)
-    boxes, logits = net(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255)
-    return keep_best(boxes[0].numpy() / scale, logits[0].sigmoid().numpy(), 0.02, 0.6)
+    pixels = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+    boxes, logits = net(pixels.to(next(net.parameters()).device))
+    return keep_best(boxes[0].cpu().numpy() / scale, logits[0].sigmoid().cpu().numpy(), 0.02, 0.45)
 
 
 def _groups(net: PeopleDetector) -> list[dict[str, object]]:
@@ -109,8 +141,23 @@ def _groups(net: PeopleDetector) -> list[dict[str, object]]:
 
 @torch.no_grad()
 def _follow(average: PeopleDetector, net: PeopleDetector, keep: float) -> None:
-    for a, b in zip(average.parameters(), net.parameters(), strict=True):
-        a.lerp_(b, 1 - keep)
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - keep)
+
+
+def start(path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer) -> int:
+    """Fill everything from the checkpoint and return its step; without one, write the one of step 0."""
+    if not path.exists():
+        from curation.builtin.training.start import start_from_nudenet
+
+        start_from_nudenet(net)
+        average.load_state_dict(net.state_dict())
+        _save(path, 0, net, average, optimizer)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    net.load_state_dict(state["net"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"from step {state['step']}", flush=True)
+    return int(state["step"])
 
 
 def _save(
@@ -121,23 +168,15 @@ def _save(
     os.replace(path.with_suffix(".part"), path)
 
 
-def _resume(path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    net.load_state_dict(state["net"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"going on from step {state['step']}", flush=True)
-    return int(state["step"])
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
+    parser.add_argument("data", type=Path, help="folder with train/, dev/, weights/ and people_teacher.parquet")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the weights")
-    parser.add_argument("--steps", type=int, default=6000, help=f"of {BATCH} scenes each (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} scenes each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--look", action="store_true", help=f"print held-out figures every {LOOK_EVERY} steps")
     return parser.parse_args()
 
 

@@ -27,6 +27,7 @@ from curation.builtin.training.calibrate import platt
 from curation.builtin.training.collection import read_collection
 from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.metrics import auc
+from curation.builtin.training.precision import has_bf16
 from curation.builtin.training.variants import UNKNOWN, Image, Variants
 from curation.builtin.watermark import CELL, CHANNELS, TOP_SHARES, MarkHead, mark_cells
 
@@ -179,7 +180,7 @@ def fit(files: list[Path], rounds: int) -> MarkHead:
 
 
 def _loss(net: _Net, x: Tensor, grid: Tensor, truth: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(torch.device("cpu"))):
         answers, picture = net(x, grid != NOT_ON_PICTURE)
     known, sure = grid >= 0, truth != UNKNOWN
     where = F.binary_cross_entropy_with_logits(answers[known], (grid[known] == 1).float(), pos_weight=torch.tensor(3.0))

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from curation.builtin.detector import BINS, PeopleDetector, cells, to_boxes
-from curation.builtin.training.people_loss import assign, complete_iou, people_loss, plain_iou
+from curation.builtin.training.people_loss import Crowds, assign, complete_iou, people_loss, plain_iou
 from curation.builtin.training.start import start_from_nudenet
 from curation.builtin.wheels import nudenet_file
 from curation.engines import compile_onnx
@@ -32,14 +32,15 @@ def test_a_sure_distribution_gives_its_distance_in_strides() -> None:
 
 def test_every_person_gets_cells_inside_it_and_none_is_shared() -> None:
     centres, strides = cells(128, 128)
-    truth = torch.tensor([[10.0, 10, 60, 110], [50, 20, 100, 120]])
+    truth = torch.tensor([[[10.0, 10, 60, 110], [50, 20, 100, 120], [0, 0, 0, 0]]])
     around = torch.cat([centres - 2 * strides[:, None], centres + 2 * strides[:, None]], 1)
-    quality, owner = assign(around, torch.full((len(centres),), 0.1), centres, truth)
+    quality, owner = (row[0] for row in assign(around[None], torch.full((1, len(centres)), 0.1), centres, truth))
+    assert not ((quality > 0) & (owner == 2)).any()  # a box of no size is nobody
     for person in range(2):
         mine = (quality > 0) & (owner == person)
         assert 0 < mine.sum() <= 10
         x, y = centres[mine].T
-        x0, y0, x1, y1 = truth[person]
+        x0, y0, x1, y1 = truth[0, person]
         assert bool(((x > x0) & (x < x1) & (y > y0) & (y < y1)).all())
 
 
@@ -54,9 +55,9 @@ def test_nobody_is_learnt_where_it_is_unsure() -> None:
     centres, strides = cells(64, 64)
     sides = torch.zeros(1, len(centres), 4, BINS, requires_grad=True)
     logits = torch.zeros(1, len(centres), requires_grad=True)
-    none = torch.zeros(0, 4)
-    unsure = torch.tensor([[0.0, 0, 32, 64]])
-    loss, _ = people_loss(sides, logits, centres, strides, [(none, torch.zeros(0), unsure)])
+    none = torch.zeros(1, 0, 4)
+    nobody = Crowds(none, torch.zeros(1, 0), torch.tensor([[[0.0, 0, 32, 64]]]), none)
+    loss, _ = people_loss(sides, logits, centres, strides, nobody)
     loss.backward()
     left = centres[:, 0] < 32
     assert (logits.grad[0, left] == 0).all()
@@ -69,16 +70,17 @@ def test_a_few_steps_find_the_person_they_are_shown() -> None:
     start_from_nudenet(net)
     image = torch.zeros(1, 3, 96, 96)
     image[:, :, 16:80, 30:62] = 1.0
-    person = (torch.tensor([[30.0, 16, 62, 80]]), torch.ones(1), torch.zeros(0, 4))
+    none = torch.zeros(1, 0, 4)
+    person = Crowds(torch.tensor([[[30.0, 16, 62, 80]]]), torch.ones(1, 1), none, none)
     centres, strides = cells(96, 96)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     for _ in range(25):
-        loss, _ = people_loss(*net.raw(image), centres, strides, [person])
+        loss, _ = people_loss(*net.raw(image), centres, strides, person)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         boxes, logits = net(image)
     best = boxes[0, logits[0].argmax()]
-    assert plain_iou(best, person[0][0]) > 0.6
+    assert plain_iou(best, person.boxes[0, 0]) > 0.6
     assert logits.max().sigmoid() > 0.3
