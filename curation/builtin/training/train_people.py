@@ -45,6 +45,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
+    torch.backends.cudnn.benchmark = True  # few shapes, each for thousands of steps
     net = PeopleDetector().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = PeopleDetector().to(device)
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))

@@ -1,9 +1,15 @@
 """What the teacher adds to the people of a scene."""
 
+from pathlib import Path
+
+import cv2
+import pytest
 import torch
 
-from curation.builtin.training.people_loss import Crowds
-from curation.builtin.training.teacher import Teacher, people_seen, taught
+from curation.builtin.boxes import letterbox
+from curation.builtin.training.collection import read_collection
+from curation.builtin.training.people_loss import Crowds, plain_iou
+from curation.builtin.training.teacher import Teacher, load_teacher, people_seen, taught
 
 KNOWN = [10.0, 10, 50, 110]
 
@@ -52,3 +58,16 @@ def test_the_likeliest_of_overlapping_answers_stays() -> None:
     boxes, scores = people_seen(Fixed(), torch.zeros(1, 3, 128, 128), 4)
     torch.testing.assert_close(scores, torch.tensor([[0.7, 0.2, 0.0, 0.0]]))
     torch.testing.assert_close(boxes[0, :2], torch.tensor([[11.0, 10, 51, 110], [80.0, 0, 99, 40]]))
+
+
+@pytest.mark.real_data
+def test_the_loaded_teacher_answers_as_its_table_says(shared_data: Path) -> None:
+    teacher = load_teacher(shared_data / "weights" / "coco-detector-yolov5n.pt")
+    pictures = [p for p in read_collection(shared_data, "dev", {"people-voc"}) if p.teacher[:, 4].max(initial=0) > 0.7]
+    for picture in pictures[:6]:
+        square, scale = letterbox(picture.rgb(), 640)
+        padded = cv2.copyMakeBorder(square, 0, 640 - square.shape[0], 0, 640 - square.shape[1], cv2.BORDER_CONSTANT)
+        boxes, scores = people_seen(teacher, torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255, 1)
+        wanted = torch.from_numpy(picture.teacher[picture.teacher[:, 4].argmax()])
+        assert float(plain_iou(boxes[0] / scale, wanted[None, :4])) > 0.85, picture.key
+        assert float(scores[0, 0]) == pytest.approx(float(wanted[4]), abs=0.12), picture.key
