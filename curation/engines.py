@@ -149,6 +149,7 @@ def _openvino(
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": threads,
+        "ENABLE_CPU_PINNING": False,  # every process would pin its first thread to the machine's first core
         "CACHE_DIR": str(cache_folder() / "openvino"),
     }
     if from_file:

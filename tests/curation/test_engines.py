@@ -1,5 +1,6 @@
 """The engine seam against eager torch, on a small network and on the wheels' files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_answers_do_not_depend_on_the_batch_or_the_threads() -> None:
     alone = np.concatenate([one(batch[i : i + 1])[0] for i in range(5)])
     np.testing.assert_array_equal(alone, one(batch)[0])
     np.testing.assert_array_equal(alone, two(batch)[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's own list of threads")
+def test_no_thread_is_tied_to_one_core() -> None:
+    """Several workers would otherwise all sit on the machine's first core."""
+    allowed = os.sched_getaffinity(0)
+    engine = compile_torch(Small(), (32, 48), Pixels())
+    engine(pictures(2))
+    assert all(os.sched_getaffinity(int(thread.name)) == allowed for thread in Path("/proc/self/task").iterdir())
 
 
 def test_onnx_outputs_come_first_and_the_named_ones_after() -> None:
