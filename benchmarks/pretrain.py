@@ -3,12 +3,14 @@
     pip install -e '.[bench]'
     python benchmarks/pretrain.py                         # ViT-B, 224 px, bf16, on what hardware there is
     python benchmarks/pretrain.py --precision fp32 --batch 8
-    python benchmarks/pretrain.py --model 0.3b --batch 8  # one of ours alone: images/s, MFU, memory
+    python benchmarks/pretrain.py --model 0.3b --batch 8            # one of ours alone: images/s, MFU, memory
+    python benchmarks/pretrain.py --model 0.3b --batch 8 --beside   # and beside ViTMAE of the same size
 
 Both models have the same sizes, weights, masking ratio, batch, precision and optimiser (fused AdamW, clip
 1.0); the data lies on the device, ours as uint8 and theirs normalised. Before timing, with the same masks,
-they must agree on the loss and the gradient norm. Steps alternate between the two, so that whatever else the
-machine does hits both; the ratio is that of the medians.
+they must agree on the loss and the gradient norm of two images. Steps alternate between the two, so that whatever
+else the machine does hits both; the ratio is that of the medians. On a GPU our blocks are compiled, as in training;
+theirs are timed as they come and, after that, compiled too.
 """
 
 import argparse
@@ -109,18 +111,32 @@ def compile_blocks(*groups: nn.ModuleList) -> None:
         block.compile(fullgraph=True, dynamic=False)
 
 
-def beside_transformers(batch: int, bf16: bool, steps: int, device: torch.device) -> None:
+def beside_transformers(arch: Architecture, batch: int, bf16: bool, steps: int, device: torch.device) -> None:
     torch.manual_seed(0)
     with device:
-        ours = build_mae(BASE)
-        theirs = build_theirs(BASE)
-        images = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8)
+        ours = build_mae(arch)
+        theirs = build_theirs(arch)
+        images = torch.randint(0, 256, (batch, arch.image, arch.image, 3), dtype=torch.uint8)
         keys = torch.arange(batch)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     copy_weights(ours, theirs)
     pixels = ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
-    noise = mask_order(keys, 196).argsort(1).float()
+    check(ours, theirs, images[:2], pixels[:2], keys[:2])
 
+    if device.type == "cuda":  # as training does
+        compile_blocks(ours.encoder.blocks, ours.decoder.blocks)
+    a = make_step(ours, lambda: ours(images, keys), device, bf16)
+    b = make_step(theirs, lambda: theirs(pixels).loss, device, bf16)
+    in_turn("transformers", a, b, steps, arch, batch, device)
+    if device.type == "cuda":
+        for layer in (*theirs.vit.layers, *theirs.decoder.decoder_layers):
+            layer.compile(dynamic=False)
+        in_turn("transformers, compiled", a, b, steps, arch, batch, device)
+
+
+def check(ours: MAE, theirs: nn.Module, images: Tensor, pixels: Tensor, keys: Tensor) -> None:
+    """End the program unless both models have the same loss and gradient in float32."""
+    noise = mask_order(keys, ours.encoder.grid[0] * ours.encoder.grid[1]).argsort(1).float()
     losses = {"ours": ours(images, keys), "transformers": theirs(pixels, noise=noise).loss}
     norms = {}
     for (name, loss), model in zip(losses.items(), (ours, theirs), strict=True):
@@ -132,17 +148,33 @@ def beside_transformers(batch: int, bf16: bool, steps: int, device: torch.device
     if abs(norms["ours"] / norms["transformers"] - 1) > 1e-3:
         raise SystemExit("the gradients differ: this is not the same model")
 
-    if device.type == "cuda":  # as training does
-        compile_blocks(ours.encoder.blocks, ours.decoder.blocks)
-    a = make_step(ours, lambda: ours(images, keys), device, bf16)
-    b = make_step(theirs, lambda: theirs(pixels).loss, device, bf16)
+
+def in_turn(
+    name: str,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    steps: int,
+    arch: Architecture,
+    batch: int,
+    device: torch.device,
+) -> None:
+    """Time steps of both models alternately."""
     for _ in range(3):
-        a(), b()
-    times = [(a(), b()) for _ in range(steps)]
+        ours(), theirs()
+    times = [(ours(), theirs()) for _ in range(steps)]
     mine, peer = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(y / x for x, y in times)
-    print(f"{'ours':>13}: {1e3 * mine:.0f} ms a step\n{'transformers':>13}: {1e3 * peer:.0f} ms a step")
-    print(f"transformers / ours: {peer / mine:.2f} of the medians, {ratio:.2f} median of the step-by-step ratios")
+    for who, seconds in (("ours", mine), (name, peer)):
+        print(f"{who:>23}: {1e3 * seconds:.0f} ms a step, {speed(arch, batch, seconds, device)}")
+    print(f"{name} / ours: {peer / mine:.2f} of the medians, {ratio:.2f} median of the step-by-step ratios", flush=True)
+
+
+def speed(arch: Architecture, batch: int, seconds: float, device: torch.device) -> str:
+    """images/s, TFLOP/s and MFU of a step."""
+    tflops = batch / seconds * pretraining_work(arch, (arch.image, arch.image), 0.75).training / 1e12
+    peak = device_peak(device)
+    mfu = f"{100 * tflops / peak:.1f} %" if peak else "n/a"
+    return f"{batch / seconds:.2f} images/s, {tflops:.2f} TFLOP/s, MFU {mfu}"
 
 
 def attention_alone(device: torch.device, bf16: bool) -> None:
@@ -176,18 +208,14 @@ def alone(arch: Architecture, batch: int, bf16: bool, steps: int, device: torch.
     for _ in range(3):
         step()
     seconds = statistics.median(step() for _ in range(steps))
-    tflops = batch / seconds * pretraining_work(arch, (arch.image, arch.image), 0.75).training / 1e12
-    peak = device_peak(device)
-    mfu = f"{100 * tflops / peak:.1f} %" if peak else "n/a"
-    print(
-        f"{arch.name} at {arch.image} px, batch {batch}: {batch / seconds:.2f} images/s, {tflops:.2f} TFLOP/s, "
-        f"MFU {mfu}, {memory_gb(device):.1f} GB"
-    )
+    told = speed(arch, batch, seconds, device)
+    print(f"{arch.name} at {arch.image} px, batch {batch}: {told}, {memory_gb(device):.1f} GB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(FAMILY), help="time one of ours alone")
+    parser.add_argument("--model", choices=list(FAMILY), help="time one of ours")
+    parser.add_argument("--beside", action="store_true", help="and ViTMAE of its size")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
@@ -196,10 +224,12 @@ def main() -> None:
     bf16 = given.precision == "bf16"
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {given.precision}, batch {given.batch}")
-    if given.model:
+    if given.model and given.beside:
+        beside_transformers(FAMILY[given.model], given.batch, bf16, given.steps, device)
+    elif given.model:
         alone(FAMILY[given.model], given.batch, bf16, given.steps, device)
     else:
-        beside_transformers(given.batch, bf16, given.steps, device)
+        beside_transformers(BASE, given.batch, bf16, given.steps, device)
         attention_alone(device, bf16)
 
 
