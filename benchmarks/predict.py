@@ -7,13 +7,16 @@
 
 One pass: a photo is decoded once, every person is one view, and the encoder that the four models share runs once. Four
 passes: the same code with one model at a time, as four programs would do it (decoding included, boxes given, nothing
-written). Weights are random; photos are JPEGs of 1280 x 960 with two boxes each. Rounds alternate between the two, so
-that whatever else the machine does hits both; figures are medians. Before timing, both must give the same answers.
+written). Weights are random; photos are JPEGs of 1280 x 960 with two boxes each. Then the networks alone, from one
+batch of views to their outputs. Rounds alternate between the two, so that whatever else the machine does hits both;
+figures are medians. Before timing, both must give the same answers.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,15 +50,16 @@ def input_size(arch: Architecture) -> tuple[int, int]:
     return (256, 192) if arch.name == "tiny" else (1024, 768)
 
 
-def make_tasks(arch: Architecture) -> dict[str, LoadedTask]:
-    """Four untrained models whose encoders are equal."""
+def make_tasks(arch: Architecture, device: torch.device) -> dict[str, LoadedTask]:
+    """Four untrained models whose encoders are equal, drawn on the device."""
     size = input_size(arch)
     tasks = {}
     for number, task in enumerate(TASKS):
-        torch.manual_seed(0)
-        encoder = build_encoder(arch, (size[0] // PATCH, size[1] // PATCH), cls_token=False)
-        torch.manual_seed(number)
-        model = TaskModel(encoder, Head(task, arch, channels_of(task, LABELS[task]))).eval()
+        with device:
+            torch.manual_seed(0)
+            encoder = build_encoder(arch, (size[0] // PATCH, size[1] // PATCH), cls_token=False)
+            torch.manual_seed(number)
+            model = TaskModel(encoder, Head(task, arch, channels_of(task, LABELS[task]))).eval()
         tasks[task] = LoadedTask(task, model, arch, size, LABELS[task], "the same", "")
     return tasks
 
@@ -127,7 +131,8 @@ def main() -> None:
             print(f"{arch.name:>6} {encoding:>7.3f} T {heads:>7.3f} T   {ratio:.2f}")
         return
 
-    device, tasks = choose_device(given.device), make_tasks(FAMILY[given.model])
+    device = choose_device(given.device)
+    tasks = make_tasks(FAMILY[given.model], device)
     models = Models(tasks, device, given.precision)
     with TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), given.images)
@@ -135,24 +140,48 @@ def main() -> None:
         one = Predictor(models, people, given.batch)
         four = {t: Predictor(Models({t: tasks[t]}, device, given.precision), people, given.batch) for t in tasks}
         check(answer(one, photos[:2]), {t: answer(p, photos[:2]) for t, p in four.items()}, given.precision == "fp32")
-        whole: list[float] = []
-        parts: list[float] = []
-        for _ in range(given.rounds):
-            start = time.perf_counter()
-            answer(one, photos)
-            middle = time.perf_counter()
-            for predictor in four.values():
-                answer(predictor, photos)
-            whole.append(middle - start)
-            parts.append(time.perf_counter() - middle)
-    a, b = (given.images / statistics.median(seconds) for seconds in (whole, parts))
-    ratios = [after / before for before, after in zip(whole, parts, strict=True)]
+        name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        print(f"sapiens-{given.model} on {name}, {given.precision}, {given.batch} people per pass:")
+        in_turn(
+            "images",
+            given.images,
+            given.rounds,
+            lambda: answer(one, photos),
+            [partial(answer, p, photos) for p in four.values()],
+        )
+    size = input_size(FAMILY[given.model])
+    views = {size: np.random.default_rng(0).integers(0, 256, (given.batch, *size, 3), np.uint8)}
+    in_turn(
+        "views, networks alone",
+        given.batch,
+        given.rounds,
+        lambda: models(views),
+        [partial(p.models, views) for p in four.values()],
+    )
     encoding, heads = operations(FAMILY[given.model])
-    ceiling = (4 * encoding + heads) / (encoding + heads)
+    print(f"by operations alone {(4 * encoding + heads) / (encoding + heads):.2f}")
+
+
+def in_turn(
+    what: str, count: int, rounds: int, one: Callable[[], object], four: Sequence[Callable[[], object]]
+) -> None:
+    """Time the one pass and the four, in turn, and print how many of something a second each does."""
+    whole: list[float] = []
+    parts: list[float] = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        one()
+        middle = time.perf_counter()
+        for function in four:
+            function()
+        whole.append(middle - start)
+        parts.append(time.perf_counter() - middle)
+    a, b = (count / statistics.median(seconds) for seconds in (whole, parts))
+    ratios = [after / before for before, after in zip(whole, parts, strict=True)]
     print(
-        f"sapiens-{given.model} on {device.type}, {given.precision}, {len(BOXES)} people per image: one pass {a:.2f} "
-        f"images/s, four passes {b:.2f} images/s, ratio {statistics.median(ratios):.2f} (rounds {min(ratios):.2f} to "
-        f"{max(ratios):.2f}); by operations alone {ceiling:.2f}"
+        f"{what}/s: one pass {a:.2f}, four passes {b:.2f}, ratio {statistics.median(ratios):.2f} "
+        f"(rounds {min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
     )
 
 

@@ -1,272 +1,325 @@
 """What fine-tuning learns: each task on rendered practice people against the trivial answer, and on real labels from
 a pretrained encoder against a random one, with the same steps.
 
-    python benchmarks/tasks.py practice WORK --init ENCODER
-    python benchmarks/tasks.py real WORK --init ENCODER --data DATA      DATA: the folder that holds train/ and dev/
-    python benchmarks/tasks.py table WORK
+    python benchmarks/tasks.py prepare WORK --data DATA      render, pack; DATA: the folder that holds train/ and dev/
+    python benchmarks/tasks.py train WORK --init ENCODER     train and measure everything, on a GPU where there is one
+    python benchmarks/tasks.py table WORK                    the figures so far, over all seeds
 
-Every training and every evaluation is a `sapiens-train` command, printed as it runs; what is done already is not done
-again. About an hour of one core.
+Everything is what the `sapiens-train` commands that it prints do, and figures are those of `sapiens-train eval`. What
+is done already is not done again. `--jobs 8`: so many trainings at a time.
 """
 
 import argparse
-import io
 import json
-import subprocess
-import sys
-import tarfile
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # trainings run side by side, one core each
 
 import cv2
 import numpy as np
+import torch
+from kitchen import split_kitchen
 
-from shards.labelled import open_labelled
+from shards.labelled import LabelledSample, LabelledShards, open_labelled
+from training.config import FinetuneConfig, config_from
+from training.evaluate import evaluate
+from training.finetune import finetune
+from training.labels.dense_files import Convention
+from training.labels.pack import Packing, pack
 from training.models.task import channels_of, label_set
+from training.practice.write import write_practice
 from training.tasks import MODULES
 from training.tasks.heatmaps import encode
 
 TASKS = ("pose", "parts", "depth", "normals")
+FOLDS = 5
+ENOUGH = 1000
+"""Training samples whose mean label is the trivial answer."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: steps of batch samples at a size (rows, columns), on augmented or on plain views."""
+    """One training: steps of batch samples at a size (rows, columns). folds: so many parts of the data are held out
+    in turn, or 0 where there is a set to measure on. workers: processes that decode; 0: the training's own.
+    """
 
     steps: int
-    augment: bool = False
-    batch: int = 8
-    size: tuple[int, int] = (192, 144)
+    batch: int = 32
+    workers: int = 0
+    size: str = "256x192"
+    folds: int = 0
 
 
 RUNS = {
-    ("practice", "pose"): Run(2000, batch=16, size=(128, 96)),
-    ("practice", "parts"): Run(1000),
-    ("practice", "depth"): Run(1800, batch=16, size=(128, 96)),
-    ("practice", "normals"): Run(800),
-    ("real", "pose"): Run(2000, batch=16, size=(128, 96)),
-    ("real", "parts"): Run(1200, size=(128, 96)),
-    ("real", "depth"): Run(200, size=(144, 192)),
-    ("real", "normals"): Run(200, size=(144, 192)),
+    ("practice", "pose"): Run(400),
+    ("practice", "parts"): Run(400),
+    ("practice", "depth"): Run(1600, workers=2),
+    ("practice", "normals"): Run(400),
+    ("real", "pose"): Run(500),
+    ("real", "parts"): Run(400),
+    ("real", "depth"): Run(200, batch=8, size="192x256", folds=FOLDS),
+    ("real", "normals"): Run(200, batch=8, size="192x256", folds=FOLDS),
 }
+STARTS = {"practice": ("pretrained",), "real": ("pretrained", "random")}
 MAIN = {
-    "pose": ("PCK@0.1", "AP"),
-    "parts": ("mIoU", "mAcc"),
-    "depth": ("AbsRel", "delta1"),
-    "normals": ("mean", "within_30"),
+    "pose": ("PCK@0.1 ↑", "AP ↑"),
+    "parts": ("mIoU ↑", "mAcc ↑"),
+    "depth": ("AbsRel ↓", "RMSE/relative ↓"),
+    "normals": ("mean ↓", "within_30 ↑"),
 }
-REAL = {
-    "pose": (["{data}/train/pose-sport-*.tar"], ["{data}/dev/pose-sport-*.tar"], ["--set", "lsp14"]),
-    "parts": (
-        ["{data}/train/parts-fashion-*.tar"],
-        ["{data}/dev/parts-fashion-*.tar"],
-        ["--set", "{data}/train/parts-fashion-classes.json"],
-    ),
-    "depth": (["{work}/kitchen/train.tar"], ["{work}/kitchen/held_out.tar"], ["--scale", "0.001"]),
-    "normals": (["{work}/kitchen/train-normals.tar"], ["{work}/kitchen/held_out-normals.tar"], []),
-}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training and its measurement, or (start "trivial") the measurement of the trivial answer."""
+
+    work: Path
+    labels: str
+    task: str
+    start: str
+    seed: int
+    fold: int
+    init: str
+    lr: float
+    longer: float
+
+    @property
+    def run(self) -> Run:
+        return RUNS[self.labels, self.task]
+
+    @property
+    def name(self) -> str:
+        fold = f"-{self.fold}" if self.run.folds else ""
+        return f"{self.labels}-{self.task}{fold}-{self.start}-{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        return self.work / "results" / f"{self.name}.json"
+
+    def data(self, part: str) -> Path:
+        """Packed labels to train on or, of the part dev, to measure on."""
+        return packed(self.work, self.labels, self.task, part, self.fold)
+
+
+def packed(work: Path, labels: str, task: str, part: str, fold: int) -> Path:
+    number = f"-{fold}" if RUNS[labels, task].folds else ""
+    return work / "packed" / f"{labels}-{task}{number}-{part}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("practice", "real", "table"))
+    parser.add_argument("what", choices=("prepare", "train", "table"))
     parser.add_argument("work", type=Path)
-    parser.add_argument("--init", default="", help="Pretrained tiny encoder.")
-    parser.add_argument("--data", default="")
+    parser.add_argument("--data", type=Path, default=Path())
+    parser.add_argument("--init", default="", help="Pretrained tiny encoder: a run of pretrain, or a file.")
+    parser.add_argument("--pictures", type=int, default=6000, help="Practice pictures to train on.")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--longer", type=float, default=1.0, help="Times the steps.")
-    parser.add_argument("--pictures", type=int, default=3000, help="Practice pictures to train on.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="Processes at a time.")
+    parser.add_argument("--labels", nargs="+", default=["practice", "real"], choices=("practice", "real"))
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    if options.what == "practice":
-        practice(options)
-    elif options.what == "real":
-        real(options)
-    print(table(options.work))
+    given = parser.parse_args()
+    (given.work / "results").mkdir(parents=True, exist_ok=True)
+    if given.what == "prepare":
+        prepare(given)
+    if given.what == "train":
+        train(list(jobs(given)), given.jobs)
+    if given.what != "prepare":
+        print(table(given.work))
 
 
-def practice(options: argparse.Namespace) -> None:
-    """Train on the people of one seed, measure on those of another, beside the trivial answer."""
-    work = options.work
-    for name, count, seed in (("train", options.pictures, 1), ("dev", 300, 2)):
-        if not (work / f"practice-{name}" / "keypoints.json").exists():
-            sapiens_train("practice", work / f"practice-{name}", "--count", count, "--seed", seed)
-    for task in options.tasks:
-        for name in ("train", "dev"):
-            pack(task, [str(work / f"practice-{name}")], work / f"practice-{task}-{name}", [])
-        data = {name: work / f"practice-{task}-{name}" for name in ("train", "dev")}
-        trivial(task, RUNS["practice", task].size, data["train"], data["dev"], work / f"practice-{task}-trivial.json")
-        fit(options, task, data, f"practice-{task}-pretrained", options.init)
+# -- data --------------------------------------------------------------------------------------------------------------
 
 
-def real(options: argparse.Namespace) -> None:
-    """Train on real labels from a pretrained and from a random encoder, measure both on other pictures."""
-    if {"depth", "normals"} & set(options.tasks):
-        split_kitchen(Path(options.data) / "dev" / "depth-kitchen-000.tar", options.work / "kitchen")
-    for task in options.tasks:
-        train, dev, flags = REAL[task]
-        data = {}
-        for name, sources in (("train", train), ("dev", dev)):
-            data[name] = options.work / f"real-{task}-{name}"
-            found = [str(path) for source in sources for path in matching(filled(source, options))]
-            pack(task, found, data[name], [filled(flag, options) for flag in flags])
-        trivial(task, RUNS["real", task].size, data["train"], data["dev"], options.work / f"real-{task}-trivial.json")
-        for start, init in (("pretrained", options.init), ("random", "")):
-            fit(options, task, data, f"real-{task}-{start}", init)
+def prepare(given: argparse.Namespace) -> None:
+    """Render practice people, cut the kitchen into folds, and pack all labels."""
+    if "practice" in given.labels:
+        for name, count, seed in (("train", given.pictures, 1), ("dev", max(given.pictures // 20, 1), 2)):
+            out = given.work / f"practice-{name}"
+            if not (out / "keypoints.json").exists():
+                print("$ sapiens-train practice", out, "--count", count, "--seed", seed, flush=True)
+                deque(write_practice(out, count, seed, workers=given.jobs), maxlen=0)
+    if "real" in given.labels and {"depth", "normals"} & set(given.tasks):
+        split_kitchen(given.data / "dev" / "depth-kitchen-000.tar", given.work / "kitchen", FOLDS)
+    kinds = [(labels, task) for labels in given.labels for task in given.tasks]
+    with ProcessPoolExecutor(given.jobs, get_context("spawn"), one_thread) as pool:
+        deque(pool.map(pack_labels, [one for kind in kinds for one in packings(given, *kind)]), maxlen=0)
 
 
-def fit(options: argparse.Namespace, task: str, data: dict[str, Path], name: str, init: str) -> None:
-    """Fine-tune and measure, unless it is measured already."""
-    result = options.work / f"{name}.json"
-    if result.exists():
+def packings(given: argparse.Namespace, labels: str, task: str) -> Iterator[Packing]:
+    """What is to be packed: for each part and fold."""
+    names = {"pose": "lsp14", "parts": str(given.data / "train" / "parts-fashion-classes.json")}
+    for part in ("train", "dev"):
+        for fold in range(max(RUNS[labels, task].folds, 1)):
+            out = packed(given.work, labels, task, part, fold)
+            if labels == "practice":
+                yield Packing(task, (given.work / f"practice-{part}",), out)
+            elif task in names:
+                tars = {"pose": "pose-sport-*.tar", "parts": "parts-fashion-*.tar"}[task]
+                yield Packing(task, tuple(sorted((given.data / part).glob(tars))), out, names[task])
+            else:
+                suffix = "-normals" if task == "normals" else ""
+                tar = given.work / "kitchen" / f"{fold}-{part}{suffix}.tar"
+                yield Packing(task, (tar,), out, how=Convention(scale=0.001))
+
+
+def pack_labels(packing: Packing) -> None:
+    if (packing.out / "labels.json").exists():
         return
-    run = options.work / name
-    plan = RUNS[options.what, task]
-    steps = round(plan.steps * options.longer)
-    settings = ["--model", "tiny", "--size", "x".join(map(str, plan.size)), "--images", steps * plan.batch]
-    settings += ["--batch", plan.batch, "--micro-batch", plan.batch, "--lr", options.lr]
-    settings += ["--warmup-steps", steps // 10, "--augment" if plan.augment else "--no-augment"]
-    settings += ["--workers", 0, "--save-every", 250, "--log-every", 50]
-    sapiens_train("finetune", task, data["train"], run, *settings, *(["--init", init] if init else []))
-    sapiens_train("eval", task, run, data["dev"], "--json", result, "--workers", 0)
+    flags = ["--set", packing.names] if packing.names else []
+    flags += ["--scale", packing.how.scale] if packing.how.scale else []
+    print("$ sapiens-train pack", packing.task, *packing.labels, packing.out, *flags, flush=True)
+    deque(pack(packing), maxlen=0)
 
 
-def trivial(task: str, size: tuple[int, int], train: Path, dev: Path, result: Path) -> None:
+# -- trainings ---------------------------------------------------------------------------------------------------------
+
+
+def jobs(given: argparse.Namespace) -> Iterator[Job]:
+    """All trivial answers and trainings, seed after seed, so that what is cut short has a table; long ones first."""
+    kinds = [(labels, task) for labels in given.labels for task in given.tasks]
+    kinds.sort(key=lambda kind: -RUNS[kind].steps * RUNS[kind].batch)
+    for seed in range(given.seeds):
+        for labels, task in kinds:
+            for start in (*STARTS[labels], *(() if seed else ("trivial",))):
+                for fold in range(max(RUNS[labels, task].folds, 1)):
+                    init = given.init if start == "pretrained" else ""
+                    yield Job(given.work, labels, task, start, seed, fold, init, given.lr, given.longer)
+
+
+def train(todo: list[Job], at_a_time: int) -> None:
+    started = time.monotonic()
+    todo = [job for job in todo if not job.result.exists()]
+    if not all(job.init for job in todo if job.start == "pretrained"):
+        raise SystemExit("give the pretrained encoder with --init")
+    with ProcessPoolExecutor(at_a_time, get_context("spawn"), one_thread) as pool:
+        running = {pool.submit(perform, job): job for job in todo}
+        for count, done in enumerate(as_completed(running), 1):
+            problem = f": {done.exception()!r}" if done.exception() else ""
+            print(
+                f"{time.monotonic() - started:5.0f} s  {count}/{len(todo)}  {running[done].name}{problem}", flush=True
+            )
+
+
+def one_thread() -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def perform(job: Job) -> None:
+    if job.start == "trivial":
+        trivial(job)
+    else:
+        fit(job)
+
+
+def fit(job: Job) -> None:
+    """Fine-tune and measure; what the two print goes to a log beside the run."""
+    run, folder = job.run, job.work / "runs" / job.name
+    steps = max(round(run.steps * job.longer), 1)
+    settings = {"model": "tiny", "size": run.size, "images": steps * run.batch, "batch": run.batch}
+    settings |= {"micro_batch": run.batch, "lr": job.lr, "warmup_steps": steps // 10, "seed": job.seed}
+    settings |= {
+        "workers": run.workers,
+        "compile": "off",
+        "log_every": 50,
+        "save_every": 10**6,
+    }
+    settings |= {"init": job.init} if job.init else {}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items()]
+    print("$ sapiens-train finetune", job.task, job.data("train"), folder, *flags, flush=True)
+    config = config_from(FinetuneConfig, settings | {"task": job.task, "data": str(job.data("train")), "out": folder})
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log, redirect_stdout(log):
+        finetune(config)
+        found = evaluate(job.task, str(folder), (str(job.data("dev")),), workers=0)
+        assert found is not None
+        print(found.as_text())
+    found.write(job.result)
+
+
+def trivial(job: Job) -> None:
     """Measure the answer that does not look at the picture: at each place of the view, the mean training label."""
-    if result.exists():
-        return
-    shards = {name: open_labelled(str(path)) for name, path in (("train", train), ("dev", dev))}
-    labels = label_set(task, shards["train"].labels)
-    module, channels = MODULES[task], channels_of(task, shards["train"].labels)
-    draw = module.Draw(size, labels, False)
-    total, count = np.zeros((channels, *size)), np.zeros((1, *size)) + 1e-9
-    points, seen = np.zeros((channels, 2)), np.zeros((channels, 1)) + 1e-9
-    for sample in samples(shards["train"]):
-        targets = draw(sample)[1]
-        if task == "pose":
-            points += targets["points"] * targets["visible"][:, None]
-            seen += targets["visible"][:, None]
-        elif task == "parts":
-            total += np.arange(channels)[:, None, None] == targets["classes"]
-            count += 1
-        else:
-            value = targets["depth"][None] if task == "depth" else targets["normals"].transpose(2, 0, 1)
-            known = value >= 0 if task == "depth" else (value != 0).any(axis=0, keepdims=True)
-            total += np.where(known, value, 0)
-            count += known
-    answer = (total / count).astype(np.float32)
-    if task == "pose":
-        import torch
-
-        mean = torch.from_numpy((points / seen).astype(np.float32))[None]
-        answer = encode(mean, torch.ones(1, channels), (size[0] // 4, size[1] // 4))[0][0].numpy()
+    train, dev = (open_labelled(str(job.data(part))) for part in ("train", "dev"))
+    labels, module = label_set(job.task, train.labels), MODULES[job.task]
+    rows, columns = map(int, job.run.size.split("x"))
+    draw = module.Draw((rows, columns), labels, False)
+    answer = mean_label(
+        job.task, (draw(sample)[1] for sample in islice(samples(train), ENOUGH)), channels_of(job.task, train.labels)
+    )
+    if job.task == "pose":
+        places = torch.from_numpy(answer)[None]
+        answer = encode(places, torch.ones(1, len(answer)), (rows // 4, columns // 4))[0][0].numpy()
     metric = module.Metric(labels)
-    for sample in samples(shards["dev"]):
+    for sample in samples(dev):
         metric.add(answer, draw.view(sample), sample)
-    result.write_text(json.dumps({"n": metric.n, "values": metric.result()}, indent=1))
+    job.result.write_text(json.dumps({"n": metric.n, "values": metric.result()}, indent=1))
 
 
-def samples(shards):
+def mean_label(task: str, targets: Iterable[dict[str, np.ndarray]], channels: int) -> np.ndarray:
+    """Float32 mean over the targets that are labelled: points (K, 2), or maps (channels, rows, columns)."""
+    total, count = np.float64(0), np.float64(1e-9)
+    for target in targets:
+        if task == "pose":
+            value, known = target["points"], target["visible"][:, None]
+        elif task == "parts":
+            value, known = np.arange(channels)[:, None, None] == target["classes"], np.float64(1)
+        elif task == "depth":
+            value, known = target["depth"][None], target["depth"] >= 0
+        else:
+            value, known = target["normals"].transpose(2, 0, 1), (target["normals"] != 0).any(axis=2)
+        total, count = total + np.where(known, value, 0), count + known
+    return (total / count).astype(np.float32)
+
+
+def samples(shards: LabelledShards) -> Iterator[LabelledSample]:
     for number, count in enumerate(shards.shards.counts):
         for row in range(count):
             yield shards.read(number, row)
 
 
-def split_kitchen(source: Path, work: Path) -> None:
-    """The depth pictures of one room as two tars each, the last two sevenths of the frames held out; and normals made
-    from the depth by the pinhole model (intrinsics are with each picture), at half the size.
-    """
-    if work.exists():
-        return
-    work.mkdir()
-    with tarfile.open(source) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
-    keys = sorted({name.split(".")[0] for name in files})
-    held_out = set(keys[len(keys) * 5 // 7 :])
-    for part in ("train", "held_out"):
-        chosen = [key for key in keys if (key in held_out) == (part == "held_out")]
-        with (
-            tarfile.open(work / f"{part}.tar", "w") as depth,
-            tarfile.open(work / f"{part}-normals.tar", "w") as normals,
-        ):
-            for key in chosen:
-                record = json.loads(files[f"{key}.json"])
-                for suffix in ("jpg", "json", "png"):
-                    add(depth, f"{key}.{suffix}", files[f"{key}.{suffix}"])
-                millimetres = cv2.imdecode(np.frombuffer(files[f"{key}.png"], np.uint8), cv2.IMREAD_UNCHANGED)
-                buffer = io.BytesIO()
-                np.save(buffer, normals_of(millimetres, *record["intrinsics"])[::2, ::2])
-                photo = cv2.imdecode(np.frombuffer(files[f"{key}.jpg"], np.uint8), cv2.IMREAD_COLOR)
-                half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-                add(normals, f"{key}.jpg", cv2.imencode(".jpg", half)[1].tobytes())
-                add(normals, f"{key}.normals.npy", buffer.getvalue())
-
-
-def normals_of(millimetres: np.ndarray, fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
-    """(H, W) uint16 depth → (H, W, 3) float32 normals: x right, y up, z towards the camera; NaN where unknown."""
-    valid = (millimetres > 0) & (millimetres < 65535)
-    z = np.where(valid, millimetres / 1000.0, np.nan).astype(np.float32)
-    filled_in = np.where(valid, z, np.nanmedian(z)).astype(np.float32)
-    smooth = cv2.bilateralFilter(filled_in, 9, 0.05, 5)
-    rows, columns = np.indices(z.shape, dtype=np.float32)
-    places = np.stack([(columns - cx) / fx * smooth, (rows - cy) / fy * smooth, smooth], axis=-1)
-    across = cv2.blur(np.gradient(places, axis=1), (5, 5))
-    down = cv2.blur(np.gradient(places, axis=0), (5, 5))
-    normal = np.cross(down, across)  # towards the camera in x right, y down, z away
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-12
-    normal *= np.array([1.0, -1.0, -1.0])
-    near_unknown = cv2.dilate((~valid).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    jump = np.abs(cv2.Laplacian(smooth, cv2.CV_32F, ksize=5)) > 1.0
-    normal[near_unknown | jump | ~np.isfinite(normal).all(axis=-1)] = np.nan
-    return normal.astype(np.float32)
-
-
-def pack(task: str, sources: list[str], out: Path, flags: list[str]) -> None:
-    if not (out / "labels.json").exists():
-        sapiens_train("pack", task, *sources, out, *flags)
-
-
-def sapiens_train(*words: object) -> None:
-    command = ["sapiens-train", *map(str, words)]
-    print("$", " ".join(command), flush=True)
-    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def filled(text: str, options: argparse.Namespace) -> str:
-    return text.format(data=options.data, work=options.work)
-
-
-def matching(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    return sorted(path.parent.glob(path.name))
+# -- figures -----------------------------------------------------------------------------------------------------------
 
 
 def table(work: Path) -> str:
-    """All that was measured, one row per task and start."""
+    """All that was measured: means over the seeds, with their standard deviation where there are several. A seed's
+    figure is the mean over its folds.
+    """
     lines = ["| labels | task | metric | trivial | random | pretrained | n |", "|---|---|---|---|---|---|---|"]
-    for labels in ("practice", "real"):
-        for task in TASKS:
-            found = {}
+    for (labels, task), run in RUNS.items():
+        for metric in MAIN[task]:
+            cells, n = {}, 0
             for start in ("trivial", "random", "pretrained"):
-                path = work / f"{labels}-{task}-{start}.json"
-                found[start] = json.loads(path.read_text()) if path.exists() else None
-            measured = [one for one in found.values() if one]
-            for metric in MAIN[task] if measured else ():
-                cells = [_cell(found[start], metric) for start in ("trivial", "random", "pretrained")]
-                lines.append(f"| {labels} | {task} | {metric} | {' | '.join(cells)} | {measured[0]['n']} |")
+                by_seed = measured(work, labels, task, start, max(run.folds, 1))
+                values = [np.mean([one["values"][metric[:-2]] for one in seed]) for seed in by_seed]
+                cells[start] = shown(values)
+                n = max([n, *(sum(one["n"] for one in seed) for seed in by_seed)])
+            if n:
+                lines.append(f"| {labels} | {task} | {metric} | {' | '.join(cells.values())} | {n} |")
     return "\n".join(lines)
 
 
-def _cell(result: dict | None, metric: str) -> str:
-    value = result["values"].get(metric) if result else None
-    return "" if value is None else f"{value:.3f}"
+def measured(work: Path, labels: str, task: str, start: str, folds: int) -> list[list[dict]]:
+    """The results of each seed that has those of all its folds."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted((work / "results").glob(f"{labels}-{task}-*{start}-*.json")):
+        found.setdefault(path.stem.rsplit("-", 1)[1], []).append(json.loads(path.read_text()))
+    return [one for one in found.values() if len(one) == folds]
+
+
+def shown(values: list[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}" if values else ""
 
 
 if __name__ == "__main__":
