@@ -43,9 +43,10 @@ class RunConfig:
     cache_gb: Annotated[float, "Largest size of the local cache of remote shards."] = 200.0
     max_broken: Annotated[float, "Share of broken samples beyond which the run ends."] = 0.01
 
-    precision: Annotated[Literal["bf16", "fp32"], "Arithmetic of the matrix products; weights are always float32."] = (
-        "bf16"
-    )
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        "Arithmetic of the matrix products; weights are always float32. auto: bf16 where the hardware has it.",
+    ] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile per block; auto: on GPUs."] = "auto"
     activation_checkpointing: Annotated[
         bool, "Recompute activations in the backward pass: less memory, a third more work."

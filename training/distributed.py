@@ -73,6 +73,15 @@ def all_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def multiplies_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are to be bf16; auto: on GPUs and on CPUs with units for it, others take ten times as
+    long as for float32.
+    """
+    if precision == "auto" and device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return precision != "fp32"
+
+
 def spread(
     model: nn.Module,
     blocks: list[nn.ModuleList],

@@ -12,7 +12,7 @@ from shards.labelled import LabelledShards, open_labelled
 from shards.order import ORDER_VERSION, Order
 from shards.stream import Batch, stream
 from training.config import FinetuneConfig, UsageError
-from training.distributed import Ranks, all_ranks, bare, spread
+from training.distributed import Ranks, all_ranks, bare, multiplies_bf16, spread
 from training.loop import Job, Learner, agree_on_data, make_learner, say, train
 from training.meter import finetuning_work
 from training.models.task import build_task, channels_of, label_set
@@ -108,7 +108,7 @@ def _build(config: FinetuneConfig, labels: dict[str, Any], ranks: Ranks) -> tupl
         sharded=config.parallel == "fsdp",
         compiled=config.compile == "on" or (config.compile == "auto" and ranks.device.type == "cuda"),
         recompute=config.activation_checkpointing,
-        bf16=config.precision == "bf16",
+        bf16=multiplies_bf16(config.precision, ranks.device),
     )
     optimizer = layerwise_adamw(
         bare(model), config.arch.depth, config.layer_decay, (config.beta1, config.beta2), config.weight_decay

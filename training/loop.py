@@ -25,7 +25,7 @@ from shards.index import ShardSet
 from shards.stream import Batch
 from training import checkpoint
 from training.config import RunConfig, UsageError, save_config
-from training.distributed import Ranks, gradients_synced, parameters_by_name
+from training.distributed import Ranks, gradients_synced, multiplies_bf16, parameters_by_name
 from training.interrupt import EXIT_REQUEUE, Interrupt
 from training.meter import Meter, MetricsLog, Work, device_peak, memory_gb
 from training.optim import clip_gradients, set_learning_rate, update_average
@@ -253,6 +253,7 @@ def _forward_backward(job: Job, batches: Iterator[Batch], passes: int, meter: Me
     keys = torch.zeros((), dtype=torch.int64, device=ranks.device)
     uids: list[str] = []
     replaced = 0
+    bf16 = multiplies_bf16(job.config.precision, ranks.device)
     for number in range(passes):
         with meter.waiting():
             batch = next(batches)
@@ -262,7 +263,7 @@ def _forward_backward(job: Job, batches: Iterator[Batch], passes: int, meter: Me
         replaced += len(batch.broken)
         batch = batch.to(ranks.device)
         with gradients_synced(job.learner.model, now=number == passes - 1):
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=job.config.precision == "bf16"):
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
                 part = job.loss(batch)
             (part / passes).backward()
         loss += part.detach() / passes

@@ -12,6 +12,7 @@ import torch
 
 from tests.training.test_pretrain import metrics, tensors
 from training.config import RunConfig, save_config
+from training.distributed import multiplies_bf16
 from training.pretrain import pretrain
 
 
@@ -96,3 +97,19 @@ def test_a_broken_shard_on_one_rank_ends_all(config, tmp_path, data):
     done = torchrun(settings, tmp_path)
     assert done.returncode != 0
     assert "samples in a row of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "units", "chosen"),
+    [
+        ("auto", "cpu", False, False),
+        ("auto", "cpu", True, True),
+        ("auto", "cuda", False, True),
+        ("bf16", "cpu", False, True),
+        ("fp32", "cuda", True, False),
+    ],
+)
+def test_products_are_bf16_where_the_hardware_has_it(monkeypatch, precision, device, units, chosen):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert multiplies_bf16(precision, torch.device(device)) is chosen
