@@ -56,7 +56,7 @@ def normals_from_png(data: bytes) -> np.ndarray:
     """(H, W, 3) float32 vectors of length 1 to within 1e-4, NaN where there is none. Raises BrokenImage."""
     stored = cv2.cvtColor(_decode(data, np.uint16, 3), cv2.COLOR_BGR2RGB)
     normals = (stored.astype(np.float32) - 1) * np.float32(2 / _STEPS) - 1
-    normals[(stored[:, :, 0] | stored[:, :, 1] | stored[:, :, 2]) == 0] = np.nan
+    normals[np.bitwise_or.reduce(cv2.split(stored)) == 0] = np.nan
     return normals
 
 

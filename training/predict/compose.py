@@ -95,13 +95,14 @@ class Composer:
         if self.parts is not None:
             found = parts.decode(outputs["parts"], view, region)
             mine &= (found > 0) & view.shows(region)
-            self.parts[where][mine] = found[mine]
+            np.copyto(self.parts[where], found, where=mine)
         if self.depth is not None:
-            self.depth[where][mine] = depth.decode(outputs["depth"], views["depth"], region)[mine]
+            np.copyto(self.depth[where], depth.decode(outputs["depth"], views["depth"], region), where=mine)
         if self.normals is not None:
-            self.normals[where][mine] = normals.decode(outputs["normals"], views["normals"], region)[mine]
-        self.claim[where][mine] = claim[mine]
-        self.owner[where][mine] = number + 1
+            found = normals.decode(outputs["normals"], views["normals"], region)
+            np.copyto(self.normals[where], found, where=mine[..., None])
+        np.copyto(self.claim[where], claim, where=mine)
+        np.copyto(self.owner[where], np.uint16(number + 1), where=mine)
 
 
 def _distance(box: np.ndarray, region: Region) -> np.ndarray:

@@ -84,9 +84,10 @@ def decode(output: np.ndarray, view: View, region: Region) -> np.ndarray:
     classes = np.zeros(best.shape, np.uint8)
     for number in range(1, len(output)):
         logit = map_to_image(output[number], view, region)
-        classes[logit > best] = number
+        np.copyto(classes, np.uint8(number), where=logit > best)
         np.maximum(best, logit, out=best)
-    return np.where(view.shows(region), classes, 0).astype(np.uint8)
+    np.copyto(classes, np.uint8(0), where=~view.shows(region))
+    return classes
 
 
 class Metric:
