@@ -301,10 +301,10 @@ def table(work: Path) -> str:
             cells, n = {}, 0
             for start in ("trivial", "random", "pretrained"):
                 by_seed = measured(work, labels, task, start, max(run.folds, 1))
-                values = [np.mean([one["values"][metric[:-2]] for one in seed]) for seed in by_seed]
-                cells[start] = shown(values)
+                by_fold = [[one["values"][metric[:-2]] for one in seed] for seed in by_seed]
+                cells[start] = shown([float(np.mean(values)) for values in by_fold if None not in values])
                 n = max([n, *(sum(one["n"] for one in seed) for seed in by_seed)])
-            if n:
+            if any(cells.values()):
                 lines.append(f"| {labels} | {task} | {metric} | {' | '.join(cells.values())} | {n} |")
     return "\n".join(lines)
 
