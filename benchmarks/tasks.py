@@ -241,7 +241,8 @@ def fit(job: Job) -> None:
     config = config_from(FinetuneConfig, settings | {"task": job.task, "data": str(job.data("train")), "out": folder})
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log, redirect_stdout(log):
-        finetune(config)
+        if finetune(config):
+            raise RuntimeError("the training was stopped")
         found = evaluate(job.task, str(folder), (str(job.data("dev")),), workers=0)
         assert found is not None
         print(found.as_text())
