@@ -11,7 +11,7 @@ import argparse
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ SETS = ("people-coco-000", "people-voc-000", "people-video-000")
 STRIDES = (8, 16, 32)
 OVERLAP = 0.6
 THRESHOLDS = (0.25, 0.4, 0.5, 0.7)
+Run = Callable[[Sequence[NDArray[np.uint8]]], list[tuple[NDArray[np.float32], ...]]]
+"""What a `Runner` does: pictures → each one's outputs."""
 
 
 class YoloV5n(nn.Module):
@@ -104,7 +106,7 @@ def load(file: Path) -> YoloV5n:
     return net.eval()
 
 
-def find(runner: Runner, images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+def find(runner: Run, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
     """Person boxes as `Detector.people` gives them."""
     squares = [letterbox(image) for image in images]
     found = []

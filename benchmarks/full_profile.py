@@ -1,22 +1,23 @@
 """The profile `full` beside a plain script that calls the same networks one image at a time, as their READMEs show.
 
-    python benchmarks/full_profile.py PHOTOS [--plain 6] [--count 240]
-    python benchmarks/full_profile.py PHOTOS --start     # seconds to start, to the first image and for each one after
+    python benchmarks/full_profile.py PHOTOS [--count 256] [--plain 6] [--workers 2]
+    python benchmarks/full_profile.py PHOTOS --cost      # core-seconds per image instead: for a busy machine
 
-PHOTOS is a folder. The weights are random, made here, the same for all three: a plain script (ultralytics `predict`,
-EasyOCR `Reader.detect` at 768 px, open_clip `encode_image`), the bare engines in a loop over prepared pictures, and
-`sapiens-curate` from files to scores on one worker per core. Ratios are of one run on one machine.
+PHOTOS is a folder of JPEGs, taken again from the first until there are `--count`. The weights are random, made here,
+the same for all three: a plain script (ultralytics `predict`, EasyOCR `Reader.detect` at 768 px, open_clip
+`encode_image`), the bare engines in a loop over prepared pictures, and `sapiens-curate` from files to scores on one
+worker per core. With a CUDA device all three run on that; hide it (`CUDA_VISIBLE_DEVICES=`) to measure the CPU. To use
+two cores of a larger machine, start it under `taskset`. Ratios are of one run on one machine. benchmarks/full_start.py
+takes the start-up apart.
 """
 
 import argparse
 import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,51 +30,55 @@ from curation.recipe import Recipe, from_dict
 from curation.run import Workplace, cores, curate
 
 SECONDS = 12.0
+CUDA = torch.cuda.is_available()
+PORTION = 16
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder of JPEGs")
     parser.add_argument("--plain", type=int, default=6, help="photos for the plain script, which is slow")
-    parser.add_argument("--count", type=int, default=240, help="photos for the pipeline")
-    parser.add_argument("--cache", type=Path, help="reuse this folder instead of starting cold")
-    parser.add_argument("--start", action="store_true", help="start-up before and after the caches are filled instead")
+    parser.add_argument("--count", type=int, default=256, help="photos for the pipeline")
+    parser.add_argument("--workers", type=int, help="processes of the pipeline instead of its own choice")
     parser.add_argument("--cost", action="store_true", help="core-seconds per image instead: for a busy machine")
     args = parser.parse_args()
-    files = sorted(args.photos.rglob("*.jpg"))[: args.count]
+    files, load = sorted(args.photos.rglob("*.jpg")), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        if args.cost:
-            os.environ["SAPIENS_CACHE"] = str(args.cache or Path(folder) / "cache")
-            print(json.dumps(core_seconds(make_weights(Path(folder)), files[:24], args.plain), indent=2))
-            return
-        os.environ["SAPIENS_CACHE"] = str(args.cache or Path(folder) / "cache")
+        os.environ["SAPIENS_CACHE"] = f"{folder}/cache"
         weights = make_weights(Path(folder))
-        if args.start:
-            print_starts(weights, files)
+        if args.cost:
+            print(json.dumps(core_seconds(weights, files[:24], args.plain), indent=2))
             return
-        source = copied(files, Path(folder) / "photos")
-        cold = first_image(weights, files[0])
-        warm = first_image(weights, files[0])
-        curate(str(source), f"{folder}/warm", recipe(weights), place=Workplace(cores()))
-        pipeline = rate_of_pipeline(str(source), f"{folder}/out", weights)
+        place = Workplace(args.workers)
+        few = linked(files, min(len(files), 48), Path(folder) / "few")
+        many = linked(files, args.count, Path(folder) / "many")
+        first = run_of_pipeline(few, f"{folder}/first", weights, place)
+        run = run_of_pipeline(many, f"{folder}/out", weights, place)
         bare = rate_of_engines(weights, files)
-        plain = rate_of_plain_script(weights, files[: args.plain])
-    figures = {
-        "photos": len(files),
-        "cores": cores(),
-        "plain script, images/s": plain,
-        "sapiens-curate, images/s": pipeline,
-        "bare engines, images/s": bare,
-        "sapiens-curate / plain script": pipeline / plain,
-        "sapiens-curate / bare engines": pipeline / bare,
-        "start to first scores, empty cache, s": cold,
-        "start to first scores, warm cache, s": warm,
-    }
+        plain = rate_of_plain_script(weights, list(islice(cycle(files), args.plain)))
+        figures = {
+            "photos": args.count,
+            "different photos": len(files),
+            "cores": cores(),
+            "load average before": load,
+            "images/s, plain script": plain,
+            "images/s, bare engines": bare,
+            "images/s, sapiens-curate": run["images/s"],
+            "images/s, sapiens-curate after start-up": run["images/s after start-up"],
+            "sapiens-curate / plain script": run["images/s"] / plain,
+            "sapiens-curate after start-up / plain script": run["images/s after start-up"] / plain,
+            "sapiens-curate / bare engines": run["images/s"] / bare,
+            "sapiens-curate after start-up / bare engines": run["images/s after start-up"] / bare,
+            "s to the first unit's scores, empty caches": first["s to the first unit"],
+            "s to the first unit's scores, full caches": run["s to the first unit"],
+            "images/s, JPEG decoding alone on all cores": rate_of_decoding(files),
+        }
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=2))
 
 
 def make_weights(folder: Path) -> dict[str, str]:
     """Random initial weights in the files that the three libraries use."""
+    import curation.full.detector  # noqa: F401 - first, for it keeps ultralytics from installing packages
     from curation.full.torchvision_ops import make_importable
 
     make_importable()
@@ -96,12 +101,15 @@ def make_weights(folder: Path) -> dict[str, str]:
     }
 
 
-def copied(files: list[Path], folder: Path) -> Path:
-    """A folder of these files alone."""
+def linked(files: list[Path], count: int, folder: Path) -> str:
+    """A folder of `count` files, these over and over."""
     folder.mkdir()
-    for number, file in enumerate(files):
-        shutil.copy(file, folder / f"{number:04d}.jpg")
-    return folder
+    originals = [folder.with_name(f"{number}.jpg") for number in range(len(files))]
+    for file, original in zip(files, originals, strict=True):
+        original.write_bytes(file.read_bytes())
+    for number, original in enumerate(islice(cycle(originals), count)):
+        os.link(original, folder / f"{number:06d}.jpg")
+    return str(folder)
 
 
 def recipe(weights: dict[str, str]) -> Recipe:
@@ -118,17 +126,29 @@ def recipe(weights: dict[str, str]) -> Recipe:
     )
 
 
-def rate_of_pipeline(source: str, out: str, weights: dict[str, str]) -> float:
-    """Images/s of the stage `score`, networks loaded from a warm cache included."""
-    curate(source, out, recipe(weights), place=Workplace(cores()))
-    return float(json.loads((Path(out) / "run.json").read_text())["stages"]["score"]["images_per_s"])
+def run_of_pipeline(source: str, out: str, weights: dict[str, str], place: Workplace) -> dict[str, float]:
+    """The stage `score`, its workers' imports and the loading of networks included, and the same from when each has
+    committed its first unit."""
+    began = time.time()
+    curate(source, out, recipe(weights), place=place)
+    suited = place.suited_to(recipe(weights))
+    at_a_time = max(1, suited.processes) * suited.abreast
+    commits = sorted((f.stat().st_mtime, json.loads(f.read_text())["count"]) for f in Path(out).glob("scores/*.json"))
+    later = commits[at_a_time:]
+    rate = sum(count for _, count in later) / (later[-1][0] - commits[at_a_time - 1][0]) if later else float("nan")
+    return {
+        "images/s": json.loads((Path(out) / "run.json").read_text())["stages"]["score"]["images_per_s"],
+        "images/s after start-up": rate,
+        "s to the first unit": commits[0][0] - began,
+    }
 
 
 def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:
-    """Images/s of the three networks alone, one process per core, over pictures that are prepared beforehand."""
-    with get_context("spawn").Manager() as manager, get_context("spawn").Pool(cores()) as pool:
-        barrier = manager.Barrier(cores())
-        return sum(pool.starmap(engines_loop, [(weights, files[:16], barrier)] * cores()))
+    """Images/s of the three networks alone, one process per core or GPU, over pictures that are prepared beforehand."""
+    processes = torch.cuda.device_count() if CUDA else cores()
+    with get_context("spawn").Manager() as manager, get_context("spawn").Pool(processes) as pool:
+        barrier = manager.Barrier(processes)
+        return sum(pool.starmap(engines_loop, [(weights, files[:PORTION], barrier)] * processes))
 
 
 def engines_loop(weights: dict[str, str], files: list[Path], start: Any) -> float:
@@ -160,6 +180,26 @@ def prepared(weights: dict[str, str], files: list[Path]) -> list[tuple[Any, list
         (networks.text._runner, [craft.canvas(image)[0] for image in images]),
         (networks.clip._runner, cut),
     ]
+
+
+def rate_of_decoding(files: list[Path]) -> float:
+    """JPEGs/s from bytes to working pictures, one process per core: what no pipeline on these cores can exceed."""
+    with get_context("spawn").Manager() as manager, get_context("spawn").Pool(cores()) as pool:
+        barrier = manager.Barrier(cores())
+        return sum(pool.starmap(decode_loop, [([file.read_bytes() for file in files], barrier)] * cores()))
+
+
+def decode_loop(data: list[bytes], start: Any) -> float:
+    """One process's share of `rate_of_decoding`."""
+    from curation.decode import decode
+
+    decode(data[0])
+    start.wait()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS / 6:
+        decode(data[done % len(data)])
+        done += 1
+    return done / (time.perf_counter() - began)
 
 
 def core_seconds(weights: dict[str, str], files: list[Path], plain: int) -> dict[str, float]:
@@ -197,10 +237,11 @@ def _cost(work: Callable[[], object], images: int) -> float:
 
 
 def rate_of_plain_script(weights: dict[str, str], files: list[Path]) -> float:
-    """Images/s of the libraries' own calls, one image after another, torch using every core."""
+    """Images/s of the libraries' own calls, one image after another, networks loaded, torch using every core."""
     torch.set_num_threads(cores())
     ask = plain_script(weights)
-    ask(files[0])
+    for file in files[:2]:
+        ask(file)
     began = time.perf_counter()
     for file in files:
         ask(file)
@@ -216,91 +257,34 @@ def plain_script(weights: dict[str, str]) -> Callable[[Path], None]:
 
     from curation.full.concepts import CONCEPTS
 
+    device = "cuda" if CUDA else "cpu"
+
     class DetectorOnly(Reader):
         """`Reader(["en"])` with local detector weights and without the recogniser, which nobody here calls."""
 
         def __init__(self) -> None:
-            self.detector = get_detector(weights["text"])
-            self.get_textbox, self.device = get_textbox, "cpu"
+            self.detector = get_detector(weights["text"], device)
+            self.get_textbox, self.device = get_textbox, device
 
     yolo, reader = YOLO(weights["people"]), DetectorOnly()
     model, file = weights["clip"].split("/", 1)
-    clip, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=f"/{file.lstrip('/')}")
+    clip, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=f"/{file.lstrip('/')}", device=device)
     clip.eval()
     tokenizer = open_clip.get_tokenizer(model)
-    with torch.no_grad():
-        text = [clip.encode_text(tokenizer([*c.yes, *c.no]), normalize=True) for c in CONCEPTS.values()]
+    with torch.no_grad(), torch.autocast(device, enabled=CUDA):
+        phrases = [tokenizer([*c.yes, *c.no]).to(device) for c in CONCEPTS.values()]
+        text = [clip.encode_text(some, normalize=True) for some in phrases]
 
     def ask(file: Path) -> None:
-        yolo.predict(file, classes=[0], conf=0.05, device="cpu", verbose=False)
+        yolo.predict(file, classes=[0], conf=0.05, device=device, verbose=False)
         reader.detect(np.asarray(Image.open(file).convert("RGB")), canvas_size=768)
-        with torch.no_grad():
-            image = clip.encode_image(preprocess(Image.open(file)).unsqueeze(0), normalize=True)
+        with torch.no_grad(), torch.autocast(device, enabled=CUDA):
+            image = clip.encode_image(preprocess(Image.open(file)).unsqueeze(0).to(device), normalize=True)
             for phrases in text:
-                (100 * image @ phrases.T).softmax(-1)
+                (100 * image @ phrases.T).softmax(-1).tolist()
 
     return ask
 
 
-def first_image(weights: dict[str, str], file: Path) -> float:
-    """Seconds from the start of a Python process to one image's scores."""
-    began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, __file__, "first-image", json.dumps(weights), str(file)], check=True, capture_output=True
-    )
-    return time.perf_counter() - began
-
-
-def print_starts(weights: dict[str, str], files: list[Path]) -> None:
-    """A table of one worker's start on these photos: nothing cached, then everything."""
-    print(f"{'seconds':<14}{'imports':>10}{'first image':>14}{'all others, each':>19}{'again, each':>14}")
-    for name in ("empty caches", "full caches"):
-        command = [sys.executable, __file__, "start", json.dumps(weights), *map(str, files)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        imports, first, others, again = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name:<14}{imports:>10.2f}{first:>14.2f}{others:>19.3f}{again:>14.3f}")
-
-
-def start(weights: dict[str, str], files: list[Path]) -> None:
-    """One worker's start: seconds of imports, to the first image's scores, and per image of the rest, twice.
-
-    The first pass over the rest compiles CRAFT and the detector for every size it meets, or reads that from the cache.
-    """
-    import psutil
-
-    from curation.batch import Batch
-    from curation.decode import decode
-    from curation.scorers import make_scorers
-
-    scorers = make_scorers(recipe(weights), threads=cores())
-    imports = time.time() - psutil.Process().create_time()
-
-    def ask(some: list[Path]) -> float:
-        since = time.perf_counter()
-        for first in range(0, len(some), 16):
-            batch = Batch([], [decode(file.read_bytes()) for file in some[first : first + 16]])
-            for scorer in scorers:
-                batch.scored.update(scorer.score(batch))
-        return (time.perf_counter() - since) / len(some)
-
-    print(json.dumps([imports, ask(files[:1]), ask(files[1:]), ask(files[1:])]))
-
-
-def score_one(weights: dict[str, str], file: Path) -> None:
-    """Score one image in this process."""
-    from curation.batch import Batch
-    from curation.decode import decode
-    from curation.scorers import make_scorers
-
-    batch = Batch([file.read_bytes()], [decode(file.read_bytes())])
-    for scorer in make_scorers(recipe(weights), threads=cores()):
-        batch.scored.update(scorer.score(batch))
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["first-image"]:
-        score_one(json.loads(sys.argv[2]), Path(sys.argv[3]))
-    elif sys.argv[1:2] == ["start"]:
-        start(json.loads(sys.argv[2]), [Path(file) for file in sys.argv[3:]])
-    else:
-        main()
+    main()

@@ -1,7 +1,7 @@
 """Run a network on this machine: OpenVINO on a CPU, torch on a CUDA device, eager torch as the reference for both.
 
 An engine takes a batch of pixels, uint8 [B,H,W,3] (or float32 [B,3,H,W] where the network was compiled so), and
-returns a tuple of float32 arrays, one per output. Scaling to the network's units happens inside the compiled graph. On
+returns a tuple of float32 arrays, one per output. Scaling to the network's units happens on the device. On
 a CPU every picture is one request of batch 1, with as many requests in flight as there are threads: the answers then do
 not depend on the batch a picture came in, and nothing is compiled twice. Compiled graphs are kept in `$SAPIENS_CACHE`
 (default `~/.cache/sapiens`).
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,14 +42,19 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Engine:
-    """A compiled network. `where` and `precision` say what it runs on: ("cpu", "bf16"), ("cuda", "bf16"), …"""
+    """A compiled network. `where` and `precision` say what it runs on: ("cpu", "bf16"), ("cuda:0", "bf16"), …
+
+    Threads may share one; it works on one batch at a time.
+    """
 
     run: Callable[[Array], tuple[Array, ...]]
     where: str
     precision: str
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __call__(self, batch: Array) -> tuple[Array, ...]:
-        return self.run(batch)
+        with self._turn:
+            return self.run(batch)
 
 
 def compile_onnx(
@@ -205,9 +212,32 @@ def _one_process_at_a_time(path: Path) -> Iterator[None]:
 
 def _torch(module: nn.Module, pixels: Pixels | None, device: str, precision: Precision) -> Engine:
     dtype = torch.bfloat16 if precision == "auto" else torch.float32
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))
     module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    call = halved_on_oom(_torch_call(torch.compile(module, dynamic=False), pixels, device, dtype))
+    call = halved_on_oom(_torch_call(compiled_if_possible(module), pixels, device, dtype))
     return Engine(call, device, "bf16" if dtype is torch.bfloat16 else "fp32")
+
+
+def compiled_if_possible(module: nn.Module) -> Callable[[torch.Tensor], Any]:
+    """`module` compiled once for pictures of all sizes, or, said once, as it is where torch cannot compile it."""
+    quick: Callable[[torch.Tensor], Any] = torch.compile(module, dynamic=True)
+
+    def run(x: torch.Tensor) -> Any:
+        nonlocal quick
+        try:
+            return quick(x)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if quick is module:
+                raise
+            logging.getLogger("curation").warning(
+                "%s cannot be compiled (%s): it runs in eager torch", type(module).__name__, type(error).__name__
+            )
+            quick = module
+            return module(x)
+
+    return run
 
 
 def halved_on_oom(call: Callable[[Array], tuple[Array, ...]]) -> Callable[[Array], tuple[Array, ...]]:
@@ -240,15 +270,19 @@ def halved_on_oom(call: Callable[[Array], tuple[Array, ...]]) -> Callable[[Array
 def _torch_call(
     module: Callable[..., Any], pixels: Pixels | None, device: str, dtype: torch.dtype
 ) -> Callable[[Array], tuple[Array, ...]]:
-    @torch.no_grad()
+    on = torch.device(device)
+    chosen = pixels or Pixels()
+    mean, scale = (torch.tensor(v, device=on).view(1, 3, 1, 1) for v in (chosen.mean, chosen.scale))
+
+    @torch.inference_mode()
     def run(batch: Array) -> tuple[Array, ...]:
-        x = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+        x = torch.from_numpy(np.ascontiguousarray(batch))
+        if on.type == "cuda":  # from pinned memory the copy does not wait for what the device is doing
+            x = x.pin_memory().to(on, non_blocking=True)
         if pixels is not None:
-            x = x.permute(0, 3, 1, 2).float()
-            mean, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (pixels.mean, pixels.scale))
-            x = (x - mean) / scale
+            x = (x.permute(0, 3, 1, 2).float() - mean) / scale  # channels last in memory, as the module's weights
             x = x.flip(1) if pixels.bgr else x
-        with torch.autocast(torch.device(device).type, dtype, enabled=dtype is torch.bfloat16):
+        with torch.autocast(on.type, dtype, enabled=dtype is torch.bfloat16):
             out = module(x)
         outputs = out if isinstance(out, tuple | list) else (out,)
         return tuple(o.float().cpu().numpy() for o in outputs)

@@ -89,8 +89,9 @@ class DaskPool:
 
 
 @contextmanager
-def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
-    """`scheduler`: address of an existing cluster. Otherwise `workers` local processes; 0 works in this one."""
+def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator[Pool]:
+    """`scheduler`: address of an existing cluster. Otherwise `workers` local processes, each on `abreast` jobs at a
+    time; 0 works in this one."""
     if scheduler:
         with Client(scheduler) as client:
             yield DaskPool(client)
@@ -103,7 +104,7 @@ def open_pool(workers: int, scheduler: str | None) -> Iterator[Pool]:
             dask.config.set(settings),
             LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,
+                threads_per_worker=abreast,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 preload="curation.worker",

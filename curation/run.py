@@ -29,13 +29,17 @@ from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_
 from manifests.account import Counts
 from manifests.store import Store, content_hash
 
+ABREAST = 4  # units that the worker of a GPU works on at a time
+
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the work is done: `workers` local processes (None: one per core, 0: this one) or a Dask `scheduler`."""
+    """Where the work is done: `workers` local processes (None: one per core, 0: this one), each on `abreast` units at
+    a time, or a Dask `scheduler`."""
 
     workers: int | None = None
     scheduler: str | None = None
+    abreast: int = 1
 
     @property
     def processes(self) -> int:
@@ -43,16 +47,19 @@ class Workplace:
 
     @property
     def threads(self) -> int:
-        """Threads of each worker's networks: all workers together use every core once."""
-        return max(1, cores() // max(1, self.processes)) if self.scheduler is None else 1
+        """Threads for each unit that is worked on: all of them together use every core once."""
+        return max(1, cores() // (max(1, self.processes) * self.abreast)) if self.scheduler is None else 1
 
     def suited_to(self, recipe: Recipe) -> "Workplace":
-        """One process per GPU where the recipe's networks run on GPUs and no number was asked for."""
-        if recipe.profile != "full" or self.workers is not None or self.scheduler is not None:
+        """Where the recipe's networks run on GPUs: one process for each unless a number was asked for, on several
+        units at a time, so that the GPU need not wait for the decoding or the boxes of any one of them."""
+        if recipe.profile != "full" or self.scheduler is not None or self.workers == 0:
             return self
         import torch
 
-        return Workplace(torch.cuda.device_count()) if torch.cuda.is_available() else self
+        if not torch.cuda.is_available():
+            return self
+        return Workplace(torch.cuda.device_count() if self.workers is None else self.workers, abreast=ABREAST)
 
 
 def curate(
@@ -202,7 +209,7 @@ class Stages:
     @cached_property
     def _pool(self) -> Pool:
         """The workers, started when first needed and kept to the end."""
-        pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler))
+        pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler, self.place.abreast))
         if pool.dashboard:
             self.console.print(f"{pool.workers} Dask worker{'s' * (pool.workers != 1)}, dashboard {pool.dashboard}")
         return pool

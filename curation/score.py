@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -36,6 +37,7 @@ from manifests.store import Store
 BATCH = 16
 AHEAD = 2  # batches read and decoded ahead of the networks
 Row = dict[str, Any]
+_loading = Lock()
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ def _scorers(recipe_json: str, threads: int) -> list[Scorer]:
 
 
 def load_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
-    """The recipe's scorers; networks load once per process."""
-    return _scorers(recipe.model_dump_json(), threads)
+    """The recipe's scorers; networks load once per process, whose threads share them."""
+    with _loading:
+        return _scorers(recipe.model_dump_json(), threads)
 
 
 def _current(store: Store, job: UnitJob, scorers: list[Scorer]) -> tuple[pa.Table | None, dict[str, str], list[Scorer]]:

@@ -6,7 +6,7 @@ name beside it, with its classes under `names`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,23 @@ class PersonsOnly(nn.Module):
         return torch.cat([y[:, :4], torch.where(score >= best, score, torch.zeros_like(score))], 1)
 
 
+def plain_decoding(head: Any) -> Callable[[dict[str, Any]], Tensor]:
+    """An ultralytics head's step from maps to boxes and scores, so that torch compiles it into one graph (the strides
+    are numbers), and without autocast: in bf16 corners would be off by 2 px."""
+    from ultralytics.utils.tal import make_anchors
+
+    numbers = [float(stride) for stride in head.stride]
+
+    def run(maps: dict[str, Any]) -> Tensor:
+        with torch.autocast(maps["boxes"].device.type, enabled=False):
+            features = [feature.float() for feature in maps["feats"]]
+            anchors, strides = (each.transpose(0, 1) for each in make_anchors(features, numbers, 0.5))
+            boxes = head.decode_bboxes(head.dfl(maps["boxes"].float()), anchors.unsqueeze(0)) * strides
+            return torch.cat([boxes, maps["scores"].float().sigmoid()], 1)
+
+    return run
+
+
 def load_model(weights: Path) -> Any:
     """The ultralytics model in `weights`, fp32. Raises UsageError where the file is none."""
     from ultralytics.nn.tasks import DetectionModel, torch_safe_load
@@ -123,6 +140,8 @@ def load_model(weights: Path) -> Any:
 
 
 def _build(weights: Path) -> Built:
+    from ultralytics.nn.modules import Detect
+
     model = load_model(weights)
     names = {name: index for index, name in dict(model.names).items()}
     if "person" not in names:
@@ -131,5 +150,7 @@ def _build(weights: Path) -> Built:
     model = model.fuse(verbose=False)
     head = model.model[-1]
     head.export, head.format, head.dynamic = True, "openvino", True  # one plain output, anchors from the input's size
+    if type(head)._inference is Detect._inference and type(head)._get_decode_boxes is Detect._get_decode_boxes:
+        head._inference = plain_decoding(head)
     end2end = bool(getattr(head, "end2end", False))
     return Built(PersonsOnly(model, names["person"], end2end).eval(), (SIDE, SIDE), {"end2end": end2end})

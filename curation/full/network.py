@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,11 +49,12 @@ class Network:
 
 
 class Runner:
-    """Runs a `Network` on pictures of any sizes; `facts` are those of `Built`."""
+    """Runs a `Network` on pictures of any sizes; `facts` are those of `Built`. Threads may share one."""
 
     def __init__(self, network: Network, threads: int = 1, precision: Precision = "auto") -> None:
         self.network, self.threads, self.precision = network, threads, precision
         self._engines: OrderedDict[tuple[int, int], Engine] = OrderedDict()
+        self._loading = threading.RLock()
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[Array, ...]]:
         """uint8 RGB [H,W,3] pictures → each one's outputs, without the batch dimension. Equal sizes run together."""
@@ -65,16 +67,18 @@ class Runner:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return self._source.facts
+        with self._loading:
+            return self._source.facts
 
     def _engine(self, size: tuple[int, int]) -> Engine:
-        if size in self._engines:
-            self._engines.move_to_end(size)
-        else:
-            self._engines[size] = self._source.engine(size)
-            if len(self._engines) > SIZES_KEPT:
-                self._engines.popitem(last=False)
-        return self._engines[size]
+        with self._loading:
+            if size in self._engines:
+                self._engines.move_to_end(size)
+            else:
+                self._engines[size] = self._source.engine(size)
+                if len(self._engines) > SIZES_KEPT:
+                    self._engines.popitem(last=False)
+            return self._engines[size]
 
     @cached_property
     def _source(self) -> "_Converted | _InTorch":

@@ -1,6 +1,8 @@
 """The engine seam against eager torch, on a small network and on the wheels' files."""
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,16 @@ import torch
 from torch import nn
 
 from curation.builtin.wheels import nudenet_file
-from curation.engines import Pixels, cache_folder, compile_onnx, compile_torch, eager, halved_on_oom, weights_identity
+from curation.engines import (
+    Pixels,
+    cache_folder,
+    compile_onnx,
+    compile_torch,
+    compiled_if_possible,
+    eager,
+    halved_on_oom,
+    weights_identity,
+)
 
 
 class Small(nn.Module):
@@ -117,6 +128,37 @@ def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         halved_on_oom(full)(pictures(4))
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[torch.Tensor] = []
+
+    def compiled(module: nn.Module, dynamic: bool) -> Callable[[torch.Tensor], None]:
+        def fail(x: torch.Tensor) -> None:
+            tries.append(x)
+            raise RuntimeError("no compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    net, x = Small().eval(), torch.rand(2, 3, 32, 48)
+    run = compiled_if_possible(net)
+    for _ in range(2):
+        assert torch.equal(run(x)[0], net(x)[0])
+    assert len(tries) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "Small cannot be compiled (RuntimeError): it runs in eager torch"
+    ]
+
+
+def test_threads_may_share_an_engine() -> None:
+    engine, batch = compile_torch(Small(), (32, 48), Pixels(), threads=2), pictures(12)
+    wanted = engine(batch)[0]
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(engine, [batch] * 16):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_identity_follows_bytes_and_version(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch._dynamo.testing import CompileCounter
 
 from curation.engines import Precision, eager
 from curation.full.craft import TextDetector, canvas
@@ -39,3 +41,33 @@ def test_craft_in_fp32(craft_pth: Path, photos: Photos) -> None:
     runner = TextDetector(craft_pth, precision="fp32")._runner
     ((found,),), wanted = runner([picture]), in_torch(runner, picture)
     assert np.abs(found - wanted).max() < 1e-3
+
+
+def test_torch_compiles_each_network_as_one_graph_for_all_sizes(yolo_pt: Path, craft_pth: Path) -> None:
+    """What a GPU needs: neither a graph for every picture size, nor one for every layer."""
+    for runner in (Detector(yolo_pt)._runner, TextDetector(craft_pth)._runner):
+        module = runner.network.build().module
+        graphs = CompileCounter()
+        compiled = torch.compile(module, dynamic=True, fullgraph=True, backend=graphs)
+        with torch.inference_mode():
+            for shape in ((2, 3, 96, 128), (4, 3, 128, 64), (3, 3, 96, 96), (5, 3, 64, 96)):
+                x = torch.rand(shape)
+                torch.testing.assert_close(compiled(x), module(x))
+        assert graphs.frame_count == 1
+        torch._dynamo.reset()
+
+
+def test_the_step_from_maps_to_boxes_is_ultralytics_own_and_stays_in_fp32(yolo_pt: Path) -> None:
+    """In bf16 corners would move by whole pixels."""
+    head = Detector(yolo_pt)._runner.network.build().module.model.model[-1]
+    feats = [torch.zeros(2, 1, 640 // stride, 480 // stride) for stride in (8, 16, 32)]
+    anchors = sum(f.shape[2] * f.shape[3] for f in feats)
+    torch.manual_seed(0)
+    maps = {"boxes": torch.randn(2, 64, anchors), "scores": torch.randn(2, head.nc, anchors), "feats": feats}
+    with torch.inference_mode():
+        wanted = type(head)._inference(head, maps)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head._inference(maps)
+            coarse = type(head)._inference(head, maps)
+    torch.testing.assert_close(found, wanted)
+    assert (coarse.float() - wanted)[:, :4].abs().max() > 1
