@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,28 +53,30 @@ def main() -> None:
         place = Workplace(args.workers)
         few = linked(files, min(len(files), 48), Path(folder) / "few")
         many = linked(files, args.count, Path(folder) / "many")
-        first = run_of_pipeline(few, f"{folder}/first", weights, place)
-        run = run_of_pipeline(many, f"{folder}/out", weights, place)
-        bare = rate_of_engines(weights, files)
+        say("photos", args.count)
+        say("different photos", len(files))
+        say("cores", cores())
+        say("load average before", load)
+        say("JPEGs/s, decoding alone on all cores", rate_of_decoding(files))
         plain = rate_of_plain_script(weights, list(islice(cycle(files), args.plain)))
-        figures = {
-            "photos": args.count,
-            "different photos": len(files),
-            "cores": cores(),
-            "load average before": load,
-            "images/s, plain script": plain,
-            "images/s, bare engines": bare,
-            "images/s, sapiens-curate": run["images/s"],
-            "images/s, sapiens-curate after start-up": run["images/s after start-up"],
-            "sapiens-curate / plain script": run["images/s"] / plain,
-            "sapiens-curate after start-up / plain script": run["images/s after start-up"] / plain,
-            "sapiens-curate / bare engines": run["images/s"] / bare,
-            "sapiens-curate after start-up / bare engines": run["images/s after start-up"] / bare,
-            "s to the first unit's scores, empty caches": first["s to the first unit"],
-            "s to the first unit's scores, full caches": run["s to the first unit"],
-            "images/s, JPEG decoding alone on all cores": rate_of_decoding(files),
-        }
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=2))
+        say("images/s, plain script", plain)
+        first = run_of_pipeline(few, f"{folder}/first", weights, place)
+        say("s to the first unit's scores, empty caches", first.first)
+        run = run_of_pipeline(many, f"{folder}/out", weights, place)
+        say("s to the first unit's scores, full caches", run.first)
+        say("images/s, sapiens-curate", run.rate)
+        say("images/s, sapiens-curate after start-up", run.rate_later)
+        say("sapiens-curate / plain script", run.rate / plain)
+        say("sapiens-curate after start-up / plain script", run.rate_later / plain)
+        bare = rate_of_engines(weights, files)
+        say("images/s, bare engines", bare)
+        say("sapiens-curate / bare engines", run.rate / bare)
+        say("sapiens-curate after start-up / bare engines", run.rate_later / bare)
+
+
+def say(name: str, value: float) -> None:
+    """Each figure as soon as it is known."""
+    print(f"{name}: {value:.3f}", flush=True)
 
 
 def make_weights(folder: Path) -> dict[str, str]:
@@ -126,21 +129,30 @@ def recipe(weights: dict[str, str]) -> Recipe:
     )
 
 
-def run_of_pipeline(source: str, out: str, weights: dict[str, str], place: Workplace) -> dict[str, float]:
-    """The stage `score`, its workers' imports and the loading of networks included, and the same from when each has
-    committed its first unit."""
+@dataclass(frozen=True)
+class Run:
+    """Images/s of the stage `score`, the loading of networks included; the same from when each worker has committed its
+    first unit; and seconds from the call to the first unit's commit."""
+
+    rate: float
+    rate_later: float
+    first: float
+
+
+def run_of_pipeline(source: str, out: str, weights: dict[str, str], place: Workplace) -> Run:
+    """One curated folder."""
     began = time.time()
     curate(source, out, recipe(weights), place=place)
     suited = place.suited_to(recipe(weights))
     at_a_time = max(1, suited.processes) * suited.abreast
-    commits = sorted((f.stat().st_mtime, json.loads(f.read_text())["count"]) for f in Path(out).glob("scores/*.json"))
+    stats = Path(out).glob("scores/*_stats.json")
+    commits = sorted((file.stat().st_mtime, json.loads(file.read_text())["count"]) for file in stats)
     later = commits[at_a_time:]
-    rate = sum(count for _, count in later) / (later[-1][0] - commits[at_a_time - 1][0]) if later else float("nan")
-    return {
-        "images/s": json.loads((Path(out) / "run.json").read_text())["stages"]["score"]["images_per_s"],
-        "images/s after start-up": rate,
-        "s to the first unit": commits[0][0] - began,
-    }
+    return Run(
+        json.loads((Path(out) / "run.json").read_text())["stages"]["score"]["images_per_s"],
+        sum(n for _, n in later) / (later[-1][0] - commits[at_a_time - 1][0]) if later else float("nan"),
+        commits[0][0] - began,
+    )
 
 
 def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:

@@ -211,7 +211,9 @@ class Stages:
         """The workers, started when first needed and kept to the end."""
         pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler, self.place.abreast))
         if pool.dashboard:
-            self.console.print(f"{pool.workers} Dask worker{'s' * (pool.workers != 1)}, dashboard {pool.dashboard}")
+            abreast = f" of {self.place.abreast} threads" if self.place.abreast > 1 else ""
+            workers = pool.workers // self.place.abreast
+            self.console.print(f"{workers} Dask worker{'s' * (workers != 1)}{abreast}, dashboard {pool.dashboard}")
         return pool
 
     def _identities(self, recipe: Recipe) -> dict[str, str]:

@@ -24,7 +24,7 @@ from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, clip_file
 from curation.full.concepts import Concept
 from curation.full.fetch import fetch
-from curation.full.network import Built, Network, Runner
+from curation.full.network import Built, Network, Runner, gpu
 from curation.full.torchvision_ops import make_importable
 
 Floats = NDArray[np.float32]
@@ -80,16 +80,17 @@ class Clip:
         model, tokenizer = self._in_torch
         sentences = concept.sentences()
         with torch.no_grad():
-            tokens = tokenizer([sentence for phrase in sentences for sentence in phrase])
+            tokens = tokenizer([sentence for phrase in sentences for sentence in phrase]).to(model.logit_scale.device)
             every = F.normalize(torch.cat([model.encode_text(part) for part in tokens.split(64)]).float(), dim=-1)
             mean = every.unflatten(0, (len(sentences), -1)).mean(1)
-            return F.normalize(mean, dim=-1).numpy(), float(model.logit_scale.exp())
+            return F.normalize(mean, dim=-1).cpu().numpy(), float(model.logit_scale.exp())
 
     @cached_property
     def _in_torch(self) -> tuple[Any, Any]:
         import open_clip
 
-        return load_clip(self.weights), open_clip.get_tokenizer(self.weights.model)
+        device = gpu(torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
+        return load_clip(self.weights).to(device), open_clip.get_tokenizer(self.weights.model)
 
 
 @dataclass(frozen=True)
