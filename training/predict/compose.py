@@ -6,7 +6,7 @@ its pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,6 +47,19 @@ class Prediction:
     normals: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """One person in an image's pixels. region: x0, y0, x1, y1 of the maps. seen: (H, W) bool, where the person's parts
+    are; None where parts were not asked. claim: (H, W) float32, the smaller the more this person's a pixel is.
+    """
+
+    keypoints: np.ndarray | None
+    region: Region = (0, 0, 0, 0)
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seen: np.ndarray | None = None
+    claim: np.ndarray | None = None
+
+
 class Composer:
     """Collects the people of one image as their views come back from the models, in any order.
 
@@ -68,10 +81,38 @@ class Composer:
 
     def add(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> None:
         """Person `number` as each task's decoder described them: (C, h, w) float32 by task, and the view it saw."""
-        if "pose" in self.tasks:
-            self.keypoints[number] = pose.decode(outputs["pose"], views["pose"])
-        if self.owner is not None:
-            self._add_maps(number, outputs, views)
+        self.put(number, self.decode(number, outputs, views))
+
+    def decode(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> "Found":
+        """What `add` is given, in the image's own pixels. Changes nothing, so that threads can share the work."""
+        keypoints = pose.decode(outputs["pose"], views["pose"]) if "pose" in self.tasks else None
+        if self.owner is None:
+            return Found(keypoints)
+        reach = PADDING if self.parts is not None else 1.0  # a box of its own is all there is to tell people by
+        region = _pixels(self.boxes[number], reach, *self.image.shape[:2])
+        modules = {"parts": parts, "depth": depth, "normals": normals}
+        maps = {t: m.decode(outputs[t], views[t], region) for t, m in modules.items() if t in self.tasks}
+        seen = maps["parts"] > 0 if "parts" in maps else None
+        return Found(keypoints, region, maps, seen, _distance(self.boxes[number], region))
+
+    def put(self, number: int, found: "Found") -> None:
+        """Person `number` into the image's maps, where nobody has a better claim."""
+        self.keypoints[number] = found.keypoints
+        if self.owner is None or found.claim is None:
+            return
+        assert self.claim is not None
+        x0, y0, x1, y1 = found.region
+        where = np.s_[y0:y1, x0:x1]
+        mine = found.claim < self.claim[where]
+        if found.seen is not None:
+            mine &= found.seen
+        whole = {"parts": self.parts, "depth": self.depth, "normals": self.normals}
+        for task, values in found.maps.items():
+            target = whole[task]
+            assert target is not None
+            np.copyto(target[where], values, where=mine[..., None] if values.ndim == 3 else mine)
+        np.copyto(self.claim[where], found.claim, where=mine)
+        np.copyto(self.owner[where], np.uint16(number + 1), where=mine)
 
     def done(self) -> Prediction:
         people = (
@@ -79,30 +120,6 @@ class Composer:
             for b, keypoints in zip(self.boxes, self.keypoints, strict=True)
         )
         return Prediction(self.image, tuple(people), self.owner, self.parts, self.depth, self.normals)
-
-    def _add_maps(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> None:
-        assert self.owner is not None
-        assert self.claim is not None
-        height, width = self.image.shape[:2]
-        view = next(views[task] for task in ("parts", "depth", "normals") if task in self.tasks)
-        reach = PADDING if self.parts is not None else 1.0  # a box of its own is all there is to tell people by
-        region = _pixels(self.boxes[number], reach, height, width)
-        x0, y0, x1, y1 = region
-        where = np.s_[y0:y1, x0:x1]
-
-        claim = _distance(self.boxes[number], region)
-        mine = claim < self.claim[where]
-        if self.parts is not None:
-            found = parts.decode(outputs["parts"], view, region)
-            mine &= (found > 0) & view.shows(region)
-            np.copyto(self.parts[where], found, where=mine)
-        if self.depth is not None:
-            np.copyto(self.depth[where], depth.decode(outputs["depth"], views["depth"], region), where=mine)
-        if self.normals is not None:
-            found = normals.decode(outputs["normals"], views["normals"], region)
-            np.copyto(self.normals[where], found, where=mine[..., None])
-        np.copyto(self.claim[where], claim, where=mine)
-        np.copyto(self.owner[where], np.uint16(number + 1), where=mine)
 
 
 def _distance(box: np.ndarray, region: Region) -> np.ndarray:

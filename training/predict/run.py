@@ -3,6 +3,7 @@
 photos and frames ─▶ people ─▶ one view per person ─▶ one encoder pass per shared encoder ─▶ heads ─▶ files
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from shards.cache import ShardError
 from shards.crop import BrokenImage, Encoded
 from training.config import UsageError
 from training.labels.sets import ClassList, KeypointSet
-from training.predict.compose import Composer, Prediction
+from training.predict.compose import Composer, Found, Prediction
 from training.predict.draw import Style
 from training.predict.files import CONVENTIONS, write_photo
 from training.predict.inputs import Clip, Input, Photo, list_inputs
@@ -108,6 +109,7 @@ class Predictor:
 
     def __init__(self, models: Models, people: People, batch: int = 4) -> None:
         self.models, self.people, self.batch = models, people, batch
+        self._threads = ThreadPoolExecutor(min(batch, os.cpu_count() or 1))
 
     def __call__(self, items: Sequence[Input], images: Sequence[np.ndarray]) -> list[Answer | NoBoxes]:
         """images: (H, W, 3) uint8 RGB of any sizes, one per item."""
@@ -132,9 +134,14 @@ class Predictor:
                 f"{len(part)} people at a time do not fit into the GPU's memory; give a smaller --batch, or "
                 "--precision bf16"
             ) from error
-        for i, ((composer, number), seen) in enumerate(zip(part, views, strict=True)):
-            own = {task: seen[loaded.size] for task, loaded in self.models.tasks.items()}
-            composer.add(number, {task: output[i] for task, output in outputs.items()}, own)
+
+        def decode(i: int) -> Found:
+            composer, number = part[i]
+            own = {task: views[i][loaded.size] for task, loaded in self.models.tasks.items()}
+            return composer.decode(number, {task: output[i] for task, output in outputs.items()}, own)
+
+        for (composer, number), found in zip(part, self._threads.map(decode, range(len(part))), strict=True):
+            composer.put(number, found)
 
 
 def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], options: Options) -> list[Row]:
