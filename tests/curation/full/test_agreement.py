@@ -50,7 +50,7 @@ def test_torch_compiles_each_network_as_one_graph_for_all_sizes(yolo_pt: Path, c
         graphs = CompileCounter()
         compiled = torch.compile(module, dynamic=True, fullgraph=True, backend=graphs)
         with torch.inference_mode():
-            for shape in ((2, 3, 96, 128), (4, 3, 128, 64), (3, 3, 96, 96), (5, 3, 64, 96)):
+            for shape in ((2, 3, 64, 96), (4, 3, 96, 64), (3, 3, 96, 96)):
                 x = torch.rand(shape)
                 torch.testing.assert_close(compiled(x), module(x))
         assert graphs.frame_count == 1
