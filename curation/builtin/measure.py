@@ -28,7 +28,7 @@ from curation.builtin.training.metrics import (
 )
 
 PEOPLE_SOURCES = ("people-coco", "people-voc")
-COUNT_AT, TEACHER_COUNT_AT = 0.45, 0.4  # a person is counted from this score on
+COUNT_AT, TEACHER_COUNT_AT = 0.5, 0.4  # a person is counted from this score on
 BOOTSTRAPS = 300
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 

@@ -13,7 +13,7 @@ LARGE, SMALL = {"x0": 10, "y0": 10, "x1": 200, "y1": 300}, {"x0": 10, "y0": 10, 
 
 def picture(source: str, teacher: list[list[float]] | None = None, **label: Any) -> Picture:
     boxes = np.array(teacher or [], np.float32).reshape(-1, 5)
-    return Picture("dev", source, "0", b"", {"kind": "photo", **label}, None, boxes)
+    return Picture("dev", source, "0", b"", {"kind": "photo", "width": 400, "height": 400, **label}, None, boxes)
 
 
 @pytest.mark.parametrize(

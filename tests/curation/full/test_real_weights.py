@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.coco_detector import find, load
+from benchmarks.coco_detector import CocoPeople, find
 from curation import score
 from curation.demo import make_photos
 from curation.engines import Pixels, eager, weights_identity
@@ -23,7 +23,7 @@ RECIPE = {
     "profile": "full",
     "scorers": ["people", "quality"],
     "weights": {"people": "coco-detector-yolov5n.pt"},
-    "rules": {"person": "persons(score > 0.45, short_side > 150) >= 1"},
+    "rules": {"person": "persons(score > 0.5, short_side > 150) >= 1"},
 }
 
 
@@ -33,7 +33,7 @@ class CocoDetector:
     def __init__(self, weights: Path, exact: bool) -> None:
         self.identity = weights_identity("exact" if exact else "engine", weights)
         network = Network(weights_identity("coco", weights), lambda: built, lambda facts: Pixels())
-        built = Built(load(weights), (SIDE, SIDE), {})
+        built = Built(CocoPeople(weights), (SIDE, SIDE), {})
         reference = eager(built.module, Pixels())
 
         def in_torch(pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], ...]]:
