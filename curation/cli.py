@@ -314,7 +314,7 @@ def demo(
 
     photos = make_photos(out / "photos")
     curated = str(out / "curated")
-    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.5"])
+    recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.4"])
     curate(str(photos), curated, recipe, place=Workplace(workers), console=console)
     _finish(curated)
 

@@ -26,7 +26,7 @@ from curation.run import Workplace, curate
 from manifests.scan import rows_at
 from manifests.store import Store
 
-SETTINGS = ["duplicates=near", "people.min_short_side=150", "people.min_score=0.5"]  # the demo's
+SETTINGS = ["duplicates=near", "people.min_short_side=150", "people.min_score=0.4"]  # the demo's
 TOLERANCE = {"pwatermark": 0.03, "partistic": 0.05, "punnatural": 0.05, "text_area_outside": 0.02, BEST_PERSON: 0.03}
 
 

@@ -23,7 +23,7 @@ RECIPE = {
     "profile": "full",
     "scorers": ["people", "quality"],
     "weights": {"people": "coco-detector-yolov5n.pt"},
-    "rules": {"person": "persons(score > 0.5, short_side > 150) >= 1"},
+    "rules": {"person": "persons(score > 0.45, short_side > 150) >= 1"},
 }
 
 
