@@ -53,14 +53,15 @@ class SourceChanged(ValueError):
 
 
 def pack_shard(job: ShardJob) -> Packed:
-    """Write the shard's tar and parquet, or find that they are there already."""
+    """Write the shard's tar and parquet, or find that they are there already. A shard that lacks images is written
+    anew: they may be there again."""
     cv2.setNumThreads(1)
     store = Store(job.out)
     table, offsets = _members(store, job)
     rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist()])
     stats = shard_stats(store, job.shard)
-    if stats and stats.get("rows_hash") == rows_hash and _same_run(stats, job):
-        return Packed(job.shard, stats["successes"], len(stats["failed"]))
+    if stats and not stats["failed"] and stats.get("rows_hash") == rows_hash and _same_run(stats, job):
+        return Packed(job.shard, stats["successes"], 0)
     return _write(store, job, table, offsets, rows_hash)
 
 
@@ -150,7 +151,7 @@ def _sample(row: Row, offset: int, size: int, recipe: Recipe) -> Sample:
     """Read the source again, check that it is what was scored, and make the sample; updates the row's size."""
     data = read_bytes(row["uri"], offset, size if row["member"] else -1)
     if sha256(data).hexdigest() != row["sha256"]:
-        raise SourceChanged("its bytes are not those that were scored; run `sapiens-curate retry`")
+        raise SourceChanged("its bytes are not those that were scored; put them back and run `sapiens-curate retry`")
     jpeg, row["width"], row["height"], row["transcoded"] = pack_image(data, row, recipe.packing)
     asked = {column for name in recipe.scorers for column in COLUMNS[name]}
     record = {name: row[name] for name in RECORD} | {name: row[name] for name in NUMBERS if name in asked}

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
@@ -175,6 +176,22 @@ def test_a_file_that_changes_before_packing_fails_and_is_counted(tmp_path: Path,
     after = pd.read_parquet(out / "manifest").set_index("uri")
     assert after.loc[victims[0], "error_message"].startswith("SourceChanged")
     assert after.loc[victims[1], "error_message"].startswith("FileNotFoundError")
+
+
+def test_retry_packs_what_could_not_be_read_when_it_was_packed(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
+    curate(str(source), str(tmp_path / "whole"), plain_recipe, place=HERE)
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), plain_recipe)
+        stage.score(record)
+        stage.decide(record)
+        source.rename(tmp_path / "away")
+        stage.pack(record)
+    assert record.counts.kept == 0
+    (tmp_path / "away").rename(source)
+    retry(str(out), workers=0)
+    assert contents(out, "shards") == contents(tmp_path / "whole", "shards")
+    assert verify(str(out))[1] == []
 
 
 def test_only_a_changed_scorer_runs_again(
