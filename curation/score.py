@@ -29,7 +29,7 @@ from curation.questions import SCORERS, STAGES
 from curation.recipe import Recipe
 from curation.scorers import Scorer, make_scorers
 from curation.sources import read_bytes
-from curation.sources.entry import describe
+from curation.sources.entry import IMAGE_SUFFIXES, describe, suffix
 from manifests.account import Counts
 from manifests.schema import IMAGE, SCORES, scores_schema
 from manifests.store import Store
@@ -76,7 +76,7 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     plan = read_unit(store, job.unit).to_pylist()
     rows = _start(plan, old, job, stale)
     _take_over_embeddings(store, job, rows)
-    todo = _todo(rows, job, bool(stale), schema)
+    todo = _todo(plan, rows, job, bool(stale), schema)
     loads = _batches(plan, todo, rows, job.threads) if announce is None else _one_by_one(plan, todo, rows, announce)
     for loaded in loads:
         _score(loaded, rows, scorers, job.recipe, schema)
@@ -158,21 +158,30 @@ def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row]) -> None:
             rows[number - job.plan.starts[job.unit]]["embedding"] = vector
 
 
-def _todo(rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:
-    """Rows to work on: new ones, good ones that must be asked more, and failed ones on `retry` or for a new scorer."""
+def _todo(plan: list[Row], rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:
+    """Rows to work on: new ones, good ones that must be asked more, and failed ones on `retry` or for a new scorer.
+
+    Never an archive or a folder that cannot be listed, which is no image, nor what killed a process.
+    """
     wanted = {""} | ({"failed_to_score"} if any_stale else set())
     if job.retry:
         wanted |= {"failed_to_read", "failed_to_decode", "failed_to_score"}
-    for row in rows:
-        if row["status"] in wanted:
-            row["not_asked"] = list(job.recipe.scorers)
+    hopeless = {index for index, entry in enumerate(plan) if entry["plan_error"] and not _is_image(entry["uri"])}
+    hopeless |= set(job.deadly)
+    again = {index for index, row in enumerate(rows) if row["status"] in wanted} - hopeless
+    for index in again:
+        rows[index]["not_asked"] = list(job.recipe.scorers)
     settled = _rejected(rows, job.recipe, schema) if job.recipe.lazy else [False] * len(rows)
     missing = [not set(row["not_asked"]).isdisjoint(job.recipe.scorers) for row in rows]
     return [
         index
         for index, row in enumerate(rows)
-        if row["status"] in wanted or (row["status"] == "success" and missing[index] and not settled[index])
+        if index in again or (row["status"] == "success" and missing[index] and not settled[index])
     ]
+
+
+def _is_image(uri: str) -> bool:
+    return suffix(uri) in IMAGE_SUFFIXES
 
 
 def _rejected(rows: list[Row], recipe: Recipe, schema: pa.Schema) -> list[bool]:

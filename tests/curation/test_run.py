@@ -13,9 +13,11 @@ from rich.console import Console
 
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
+from curation.plan import read_plan
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
 from curation.run import Workplace, curate, redecide, stages
+from curation.score import UnitJob, score_unit
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Store
@@ -157,6 +159,25 @@ def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe)
     assert record.counts.failed == 0
     assert verify(str(out))[1] == []
     assert pd.read_parquet(out / "manifest").license.tolist() == [f"cc{seed}" for seed in range(20)]
+
+
+def test_retry_leaves_alone_what_cannot_be_read_and_what_killed_a_process(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    (source / "torn.tar").write_bytes(b"x" * 2000)
+    (source / "empty.jpg").write_bytes(b"")
+    (source / "link.jpg").symlink_to(tmp_path / "later.jpg")
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    before = pd.read_parquet(out / "manifest").set_index("uri").error_message
+    (tmp_path / "later.jpg").write_bytes(jpeg(9))
+    touched: list[int] = []
+    job = UnitJob(str(out), 0, read_plan(Store(out)), plain_recipe, threads=1, retry=True, deadly=(1,))
+    score_unit(job, touched.append)
+    scores = pd.read_parquet(out / "scores" / "00000.parquet")
+    assert [Path(scores.uri[row]).name for row in touched] == ["empty.jpg", "link.jpg"]
+    assert scores.error_message[1].startswith("WorkerDied")
+    after = scores.set_index("uri")
+    assert after.error_message[str(source / "torn.tar")] == before[str(source / "torn.tar")]
+    assert after.status[str(source / "link.jpg")] == "success"
 
 
 def test_a_file_that_changes_before_packing_fails_and_is_counted(tmp_path: Path, plain_recipe: Recipe) -> None:
