@@ -46,9 +46,12 @@ class FullText:
 
 
 def text_columns(batch: Batch, quads: list[np.ndarray]) -> dict[str, list[Any]]:
-    """Per image (n, 9): a quadrilateral's 4 corners x, y in working pixels and its score → the text columns."""
+    """Per image (n, 9): a quadrilateral's 4 corners x, y in working pixels and its score → the text columns.
+
+    Where nobody looked for people, no text is on a person.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in BuiltinText.columns}
-    persons = batch.scored.get("person_boxes") or [[] for _ in range(len(batch))]
+    persons = batch.scored.get("person_boxes", [None] * len(batch))
     for picture, found, people in zip(batch.pictures, quads, persons, strict=True):
         height, width = picture.rgb.shape[:2]
         cell = GRID / max(height, width)
@@ -56,7 +59,7 @@ def text_columns(batch: Batch, quads: list[np.ndarray]) -> dict[str, list[Any]]:
         corners = found[:, :8].reshape(-1, 4, 2)
         text = covered(list(corners * cell), *grid)
         person = covered(
-            [_corners(box) / picture.scale * cell for box in people if box["score"] >= PERSON_SCORE], *grid
+            [_corners(box) / picture.scale * cell for box in people or () if box["score"] >= PERSON_SCORE], *grid
         )
         columns["text_area"].append(float(text.mean()))
         columns["text_area_outside"].append(float((text & ~person).mean()))

@@ -74,6 +74,15 @@ def test_text_area_counts_overlaps_once_and_leaves_out_text_on_people() -> None:
     assert text_columns(batch, [np.empty((0, 9), np.float32)])["text_area"] == [0.0]
 
 
+def test_text_is_measured_where_nobody_looks_for_people(tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", {"a.jpg": jpeg(1)})
+    without = [f"rules.{name}=off" for name in ("watermark", "art", "unnatural", "person")]
+    recipe = load_recipe("humans300m", ["scorers=[text]", *without])
+    counts = curate(str(photos), str(tmp_path / "out"), recipe, place=Workplace(0))
+    assert counts.failed == 0
+    assert pd.read_parquet(tmp_path / "out" / "manifest").text_area.notna().all()
+
+
 def test_boxes_are_given_in_pixels_of_the_full_image_and_stay_inside() -> None:
     boxes = to_structs(np.array([[-5, 10, 300, 90, 0.5]], np.float32), 2.0, 500, 400)
     assert boxes == [{"x0": 0.0, "y0": 20.0, "x1": 500.0, "y1": 180.0, "score": 0.5}]
