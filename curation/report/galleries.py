@@ -84,7 +84,8 @@ def galleries(store: Store, recipe: Recipe, counts: Tally) -> Galleries:
 
 
 def originals(store: Store, numbers: tuple[int, ...]) -> dict[int, int]:
-    """Row number of a repeat → that of the kept image with the uid it names."""
+    """Row number of a repeat → that of the kept image with the uid it names; repeats of one that could not be read
+    again when it was packed are left out."""
     if not numbers:
         return {}
     named = {number: row["duplicate_of"] for number, row in rows_at(store, numbers).items()}
@@ -95,7 +96,7 @@ def originals(store: Store, numbers: tuple[int, ...]) -> dict[int, int]:
 
     kept = rows_at(store, list(numbers_where(store, ["uid", "verdict"], is_original)))
     by_uid = {row["uid"]: number for number, row in kept.items()}
-    return {number: by_uid[uid] for number, uid in named.items()}
+    return {number: by_uid[uid] for number, uid in named.items() if uid in by_uid}
 
 
 def _rejected(rule: RuleCount, counts: Tally, made: dict[int, Card], recipe: Recipe) -> Rejected:

@@ -16,6 +16,7 @@ from curation.errors import Stopped, UsageError
 from curation.plan import read_plan
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
+from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
 from curation.score import UnitJob, score_unit
 from curation.verify import verify
@@ -197,6 +198,19 @@ def test_a_file_that_changes_before_packing_fails_and_is_counted(tmp_path: Path,
     after = pd.read_parquet(out / "manifest").set_index("uri")
     assert after.loc[victims[0], "error_message"].startswith("SourceChanged")
     assert after.loc[victims[1], "error_message"].startswith("FileNotFoundError")
+
+
+def test_the_report_bears_a_repeat_whose_original_was_lost(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    (source / "repeat.jpg").write_bytes(jpeg(0))
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), plain_recipe)
+        stage.score(record)
+        stage.decide(record)
+        (source / "000.jpg").unlink()
+        stage.pack(record)
+    assert (record.counts.rejected, record.counts.failed) == (1, 1)
+    assert "failed to pack" in write_report(out).read_text()
 
 
 def test_retry_packs_what_could_not_be_read_when_it_was_packed(tmp_path: Path, plain_recipe: Recipe) -> None:
