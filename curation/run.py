@@ -132,6 +132,7 @@ class Stages:
     def score(self, record: Record, retry: bool = False) -> None:
         """Ask every image every question that is not answered yet; with `retry`, failed images again."""
         plan = read_plan(self.store)
+        record.recipe.check_columns(list(plan.extras))
         for folder in ("scores", *embeddings.FOLDERS):
             self.store.sweep(folder)
         models = self._identities(record.recipe)
@@ -159,6 +160,7 @@ class Stages:
     def decide(self, record: Record) -> None:
         """Give every input its verdict and write the manifest, unless recipe and scores are those of the last time."""
         plan = read_plan(self.store)
+        record.recipe.check_columns(list(plan.extras))
         state = self._state(plan, record.recipe)
         if record.decided == state and self._is_packed(record, plan, state):
             return

@@ -16,6 +16,7 @@ from curation.errors import Stopped, UsageError
 from curation.plan import read_plan
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
+from curation.record import load_record
 from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
 from curation.score import UnitJob, score_unit
@@ -140,6 +141,19 @@ def test_decide_again_says_what_flips_and_pack_follows(tmp_path: Path, plain_rec
     _, flips = redecide(str(out), plain_recipe)
     assert (flips.gained, flips.lost) == (before.kept - outcome.counts.kept, 0)
     assert flips.gained_by["exposure"] == flips.gained
+
+
+def test_a_rule_about_a_column_that_is_not_there_is_refused_by_every_stage(
+    tmp_path: Path, plain_recipe: Recipe
+) -> None:
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        record.recipe = change(plain_recipe, ["rules.license=license == 'cc0'"])
+        for work in (stage.score, stage.decide):
+            with pytest.raises(UsageError, match="no column 'license'; columns are"):
+                work(record)
 
 
 def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe) -> None:
