@@ -69,11 +69,14 @@ def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:
 
 
 def read_plan(store: Store) -> Plan:
-    """The plan of a folder; UsageError where there is none."""
+    """The plan of a folder; UsageError where there is none or it cannot be read."""
     if not store.exists(PLAN_FILE):
         raise UsageError(f"{store.root} holds no {PLAN_FILE}; start with `sapiens-curate run SOURCE {store.root}`")
     with store.open(PLAN_FILE) as file:
-        metadata = pq.ParquetFile(file)
+        try:
+            metadata = pq.ParquetFile(file)
+        except pa.ArrowException as error:
+            raise UsageError(f"{store.root}/{PLAN_FILE} is damaged ({error}); start in another folder") from None
         extras = tuple(extra_fields(metadata.schema_arrow))
         rows, groups = metadata.metadata.num_rows, metadata.metadata.num_row_groups
     return Plan(rows, groups, store.sha256(PLAN_FILE)[:16], extras)

@@ -18,7 +18,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     """Counts over the manifest and every fault found, as sentences; no fault, an empty list."""
     store = Store(out)
     plan, record = read_plan(store), load_record(store)
-    faults: list[str] = []
+    faults = [] if plan.hash == record.plan_hash else ["plan.parquet is not the plan that the run was made by"]
 
     def check(unit: int) -> tuple[Counts, list[str]]:
         return _check_unit(store, unit, plan, "embedding" in record.models)
@@ -50,7 +50,7 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> t
         columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset"]
         table = store.read_table(manifest_file(unit), columns)
         counts = count(table, inputs)
-    except (OSError, Unbalanced) as error:
+    except (OSError, pa.ArrowException, Unbalanced) as error:
         return Counts(inputs), [f"manifest of unit {unit}: {error}"]
     plan = read_unit(store, unit)
     faults = [
@@ -86,6 +86,8 @@ def _check_shard(store: Store, shard: int) -> tuple[int, list[str]]:
         for name, wanted in stats["sha256"].items()
         if store.sha256(f"shards/{name}") != wanted
     ]
+    if faults:
+        return stats["successes"], faults
     table = store.read_table(table_file(shard), ["key", "offset", "size"]).to_pylist()
     with store.open(tar_file(shard)) as tar:
         for row in table:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -102,6 +103,16 @@ def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, pl
         curate(str(source), str(out), plain_recipe, place=HERE)
     assert contents(out) == whole
     assert verify(str(out))[1] == []
+    for name, fault in (("shards/00001", "00001.parquet does not have the sha256"), ("manifest/00000", "of unit 0: ")):
+        table = (out / name).with_suffix(".parquet")
+        table.write_bytes(table.read_bytes()[:-8] + b"x" * 8)
+        assert any(fault in found for found in verify(str(out))[1])
+    plan = out / "plan.parquet"
+    pq.write_table(pq.read_table(plan), plan, row_group_size=pq.read_metadata(plan).row_group(0).num_rows)
+    assert any("plan.parquet is not the plan" in fault for fault in verify(str(out))[1])
+    plan.write_bytes(plan.read_bytes()[:-8])
+    with pytest.raises(UsageError, match=r"plan.parquet is damaged"):
+        verify(str(out))
 
 
 def test_another_recipe_source_or_a_second_process_is_refused(tmp_path: Path, plain_recipe: Recipe) -> None:
