@@ -48,15 +48,6 @@ class RuleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """One `column op value` inside a rule, for drawing a line in a histogram."""
-
-    column: str
-    op: str
-    value: float
-
-
-@dataclass(frozen=True)
 class Rule:
     """A parsed rule; `passes` evaluates it."""
 
@@ -92,16 +83,6 @@ class Rule:
         except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in self.columns)
             raise RuleError(f"rule {self.name!r}: {self.text!r} cannot be worked out ({types}): {error}") from None
-
-    def thresholds(self) -> list[Threshold]:
-        """The plain comparisons of one column with one number."""
-        found = []
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and len(node.ops) == 1:
-                value = _constant(node.comparators[0], self.settings)
-                if isinstance(value, int | float) and node.left.id not in PERSON_FIELDS:
-                    found.append(Threshold(node.left.id, COMPARE[type(node.ops[0])][0], float(value)))
-        return found
 
     @cached_property
     def _tree(self) -> ast.expr:
@@ -242,17 +223,6 @@ def count_persons(column: pa.ChunkedArray, conditions: list[ast.expr], settings:
     counts = np.bincount(boxes.row[meets], minlength=boxes.rows).astype(np.float64)
     counts[column.is_null().to_numpy()] = np.nan
     return counts
-
-
-def _constant(node: ast.expr, settings: Settings) -> Any:
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.Attribute():
-            return settings.get(_dotted(node))
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-    return None
 
 
 def _name(node: ast.expr) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.rules import Rule, RuleError, Threshold
+from curation.rules import Rule, RuleError
 from manifests.schema import BOXES
 
 SETTINGS = {"people.min_score": 0.9}
@@ -63,10 +63,9 @@ def test_what_is_not_allowed_is_named(text: str) -> None:
         Rule("r", text, SETTINGS)
 
 
-def test_columns_and_thresholds() -> None:
+def test_columns_are_those_of_the_image() -> None:
     rule = Rule("r", "pwatermark < 0.5 and persons(score > 0.9) >= 1 and max(width, 3) > 2", SETTINGS)
     assert rule.columns == ["person_boxes", "pwatermark", "width"]
-    assert rule.thresholds() == [Threshold("pwatermark", "<", 0.5)]
 
 
 def test_persons_count_agrees_with_a_plain_loop() -> None:

@@ -11,7 +11,7 @@ from shards.draws import key_of, uniforms
 from training.labels.sets import KeypointSet
 from training.tasks.view import Box, View, frame, look
 
-_HALF, _MOVE, _FLIP = 1, 2, 3  # what a key's draws are for
+_HALF, _MOVE = 1, 2  # what a key's draws are for
 _NORMAL = NormalDist()
 _TAIL = _NORMAL.cdf(-1.0)
 

@@ -16,8 +16,6 @@ from manifests import scan
 from manifests.store import Store
 from tests.curation.made_run import RECIPE, failed_row, row, write_run
 
-WATERMARK = ("pwatermark", 0.5)
-
 
 def random_rows(count: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(1)
