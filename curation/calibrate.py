@@ -75,7 +75,7 @@ class Calibration:
         return area
 
     def at_precision(self, wanted: float) -> Point:
-        """The lowest threshold from which on precision is at least `wanted`: it finds the most. Raises UsageError."""
+        """The lowest threshold whose precision is at least `wanted`: it finds the most. Raises UsageError."""
         good = [point for point in self.points if point.precision.value >= wanted]
         if not good:
             best = max(self.points, key=lambda point: point.precision.value)

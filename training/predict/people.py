@@ -18,10 +18,10 @@ from training.config import UsageError
 from training.predict.inputs import Input, Photo
 
 MIN_SCORE = 0.5
-"""Of a person; the built-in detector keeps 84 % of the photos with a large person there, and is right in 93 %
+"""Of a person; the built-in detector keeps 85 % of the photos with a large person there, and is right in 94 %
 (docs/models.md)."""
 WORK_SIDE = 1024
-"""Longer side in pixels that the detector is shown at most; it looks at 480."""
+"""Longer side in pixels that the detector is shown at most; it looks at 448."""
 
 FORMAT = (
     'a JSON list of {"uri": PATH, "boxes": [[x0, y0, x1, y1, score], …]} (score may be left out, tar samples add '
