@@ -1,6 +1,6 @@
 """A real COCO detector through the same engine, letterbox and NMS as any ultralytics one: how well does it find people?
 
-    python benchmarks/coco_detector.py SHARED/data
+    python benchmarks/coco_detector.py DATA
 
 The weights (YOLOv5n v6: plain tensors and anchors) and the labelled photos are found under that folder. Prints the
 precision and recall of person boxes at an overlap of 0.5, in fp32 and in the engine's own precision, and how many

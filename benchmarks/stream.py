@@ -1,8 +1,8 @@
 """Images per second of the training stream beside its ceiling and its peers, and the time to resume.
 
     pip install -e '.[test]'
-    python benchmarks/stream.py                      # photos of ../shared/data (or $SAPIENS_SHARED)
-    python benchmarks/stream.py --tars 'mine/*.tar' --size 1024 --workers 8
+    python benchmarks/stream.py TARS…                # WebDataset tars of JPEGs
+    python benchmarks/stream.py 'mine/*.tar' --size 1024 --workers 8
 
 ceiling      the same decoding and cropping from memory in as many processes, nothing handed over
 stream       shards.stream: exact order, keyed crops, batches in shared memory
@@ -42,7 +42,6 @@ from shards.stream import stream
 from shards.writer import Sample, sample_key, write_tar
 
 BATCH = 32
-PHOTOS = ("people-boxes-000", "people-boxes-001", "parts-fashion-000", "mask-people-000", "plain-000")
 
 
 def ceiling(jpegs: list[bytes], crop: RandomCrop, workers: int, seconds: float) -> float:
@@ -130,6 +129,7 @@ def with_pillow(crop: RandomCrop) -> Callable[[bytes, int], np.ndarray]:
 
 def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: int) -> None:
     shards = open_shards(tars)
+    urls = [shard.url for shard in shards.shards]  # webdataset knows no globs
     crop = RandomCrop((size, size))
     jpegs = [shards.read(s, r) for s, count in enumerate(shards.counts) for r in range(count)]
     kilobytes = sum(map(len, jpegs)) / len(jpegs) / 1e3
@@ -142,7 +142,7 @@ def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: in
         contenders: dict[str, Callable[[], float]] = {
             "ceiling": lambda: ceiling(jpegs, crop, workers, seconds),
             "stream": lambda: rate(our_stream(shards, crop, workers), workers, seconds),
-            "webdataset": lambda: rate(through_webdataset(tars, crop, workers), workers, seconds),
+            "webdataset": lambda: rate(through_webdataset(urls, crop, workers), workers, seconds),
             "folder": lambda: rate(through_folder(files, crop, workers), workers, seconds),
             "folder+PIL": lambda: rate(through_folder(files, with_pillow(crop), workers), workers, seconds),
         }
@@ -192,7 +192,7 @@ def resume(jpegs: list[bytes]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tars", nargs="*", help="WebDataset tars of JPEGs; default: photos of the shared collection")
+    parser.add_argument("tars", nargs="+", help="WebDataset tars of JPEGs")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -200,11 +200,9 @@ def main() -> None:
     parser.add_argument("--resume-only", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    shared = Path(os.environ.get("SAPIENS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    tars = given.tars or [str(shared / "data/train" / f"{name}.tar") for name in PHOTOS]
     if not given.resume_only:
-        compare(tars, given.size, given.workers, given.seconds, given.rounds)
-    shards = open_shards(tars)
+        compare(given.tars, given.size, given.workers, given.seconds, given.rounds)
+    shards = open_shards(given.tars)
     resume([shards.read(0, row) for row in range(min(500, shards.counts[0]))])
 
 

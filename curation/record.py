@@ -41,7 +41,7 @@ class Record:
         store.write_json(RUN_FILE, values)
 
     def time(self, stage: str, seconds: float, images: int) -> None:
-        """Note how long a stage took; a resumed stage counts its last sitting."""
+        """Note how long a stage took; of a resumed stage, how long its last run took."""
         self.stages[stage] = {"seconds": round(seconds, 3), "images_per_s": round(images / max(seconds, 1e-9), 2)}
 
 

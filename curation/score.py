@@ -148,7 +148,7 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scor
 
 
 def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row]) -> None:
-    """Put what an earlier sitting embedded into the rows; a scorer that is asked again overwrites it."""
+    """Put what an earlier run embedded into the rows; a scorer that is asked again overwrites it."""
     for row in rows:
         row["embedding"] = None
     stats = unit_stats(store, job.unit, job.plan)
