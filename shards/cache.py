@@ -48,11 +48,11 @@ class ShardCache:
 
     def fetch(self, url: str, size: int | None = None, stamp: str = "") -> Path:
         """A local path with the url's content, downloaded now if need be. size: bytes it must have, where
-        known.
+        known. stamp: what tells it from other content under the same url.
         """
         if path := local_path(url):
             return path
-        name = sha256(f"{url}\n{stamp}".encode()).hexdigest()[:24] + "-" + url.rsplit("/", 1)[-1]
+        name = sha256(f"{url}\n{size}\n{stamp}".encode()).hexdigest()[:24] + "-" + url.rsplit("/", 1)[-1]
         path = self.folder / name
         if not _touch(path):
             self.folder.mkdir(parents=True, exist_ok=True)

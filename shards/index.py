@@ -88,6 +88,11 @@ class ShardSet:
             raise ShardError(f"{self.shards[number].url} ended early: it was truncated; copy it again")
         return data
 
+    def index_file(self, number: int) -> Path:
+        """A local copy of a shard's parquet. Raises ShardError."""
+        shard = self.shards[number]
+        return self.cache.fetch(shard.index_url, stamp=shard.digest)  # a shard that was packed anew has another
+
     def _open_shard(self, number: int) -> "_OpenFile":
         shard = self.shards[number]
         file = _OpenFile(shard.url, self.cache.fetch(shard.url, shard.bytes, shard.stamp))
@@ -101,7 +106,7 @@ class ShardSet:
     def _read_samples(self, number: int) -> Samples:
         shard = self.shards[number]
         try:
-            table = pq.read_table(self.cache.fetch(shard.index_url), columns=["key", "uid", "offset", "size"])
+            table = pq.read_table(self.index_file(number), columns=["key", "uid", "offset", "size"])
             uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), dtype=">u8").reshape(-1, 2)
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardError(

@@ -85,7 +85,7 @@ class LabelledShards:
     def _read_rows(self, number: int) -> pa.Table:
         shard = self.shards.shards[number]
         try:
-            table = pq.read_table(self.shards.cache.fetch(shard.index_url))
+            table = pq.read_table(self.shards.index_file(number))
         except (OSError, pa.ArrowException) as error:
             raise ShardError(f"the index {shard.index_url} cannot be read ({error}); pack the labels again") from error
         if missing := [name for name in INDEX.names if name not in table.column_names]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -197,6 +198,15 @@ def test_a_web_server_serves_shards(tmp_path, server):
     assert foreign.read(0, 2) == photo(2)
     with pytest.raises(ShardError, match="does not exist"):
         open_shards(f"{server}/none.tar")
+
+
+def test_remote_shards_that_were_packed_anew_are_read_anew(tmp_path, server):
+    url = f"{server}/out/shards/00000.tar"
+    write_curated(tmp_path / "out", 1, 3)
+    assert open_shards(url).read(0, 2) == photo(2)
+    shutil.rmtree(tmp_path / "out")
+    write_curated(tmp_path / "out", 1, 30)
+    assert open_shards(url).read(0, 29) == photo(29)
 
 
 def test_a_tar_changed_after_opening_is_refused(tmp_path):

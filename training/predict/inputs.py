@@ -147,7 +147,7 @@ def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | N
 
     The manifest counts in pixels of the upright source, which packing may have shrunk.
     """
-    path = shards.cache.fetch(shards.shards[number].index_url)
+    path = shards.index_file(number)
     columns = ["person_boxes", "width", "original_width"]
     if not set(columns) <= set(pq.read_schema(path).names):
         return None
