@@ -29,7 +29,7 @@ class TrainedAnswer:
         file = Path(classifier.weights)
         if not file.is_file():
             raise UsageError(f"classifiers: no file {file}; give the state dict of a timm {classifier.model}")
-        settings = f"{classifier.size}{classifier.resize[0]}{classifier.yes}"
+        settings = f"{classifier.size}-{classifier.resize}-{classifier.yes}"
         self.identity = weights_identity(f"{classifier.model}-{settings}", file, version=VERSION)
         self._runner = Runner(
             Network(self.identity, lambda: _build(classifier), lambda facts: IMAGENET), threads, precision

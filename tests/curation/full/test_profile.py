@@ -109,14 +109,14 @@ def test_a_classifier_answers_instead_of_words(recipe: Recipe, tmp_path: Path, p
     torch.manual_seed(0)
     net = timm.create_model("resnet10t", num_classes=2).eval()
     save_file(net.state_dict(), tmp_path / "marks.safetensors")
-    answers = [
-        TrainedAnswer(
-            Classifier(model="resnet10t", weights=str(tmp_path / "marks.safetensors"), yes=yes, size=64),
-            precision="fp32",
-        ).answer(photos)
-        for yes in (0, 1)
-    ]
+    no, yes = (
+        Classifier(model="resnet10t", weights=str(tmp_path / "marks.safetensors"), yes=index, size=64)
+        for index in (0, 1)
+    )
+    answers = [TrainedAnswer(one, precision="fp32").answer(photos) for one in (no, yes)]
     assert np.allclose(answers[0] + answers[1], 1, atol=1e-4)
+    cropped = yes.model_copy(update={"resize": "shortest"})
+    assert len({TrainedAnswer(one).identity for one in (no, yes, cropped)}) == 3
 
 
 def test_without_weights_and_network_the_run_says_so(
