@@ -4,8 +4,8 @@ The image tower runs through the engine; the text tower runs once per machine an
 are kept.
 """
 
+import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ from curation.full.concepts import Concept
 from curation.full.fetch import fetch
 from curation.full.network import Built, Network, Runner, gpu
 from curation.full.torchvision_ops import make_importable
+from manifests.store import Store
 
 Floats = NDArray[np.float32]
 BATCH = 8
@@ -66,14 +67,13 @@ class Clip:
     def asked(self, concept: Concept) -> "Question":
         """The concept's phrases as text embeddings; computed once per machine."""
         digest = sha256(json.dumps([self.identity, concept.sentences()]).encode()).hexdigest()[:24]
-        file = cache_folder() / "prompts" / f"{digest}.npz"
-        if not file.exists():
+        store, name = Store(cache_folder() / "prompts"), f"{digest}.npz"
+        if not store.exists(name):
             classes, scale = self._text(concept)
-            file.parent.mkdir(exist_ok=True)
-            partial = file.with_name(f".tmp-{os.getpid()}-{file.name}")
-            np.savez(partial.open("wb"), classes=classes, scale=np.float32(scale))
-            os.replace(partial, file)
-        with np.load(file) as known:
+            buffer = io.BytesIO()
+            np.savez(buffer, classes=classes, scale=np.float32(scale))
+            store.write_bytes(name, buffer.getvalue())  # whole or not at all: the threads of a worker ask at once
+        with np.load(store.full(name)) as known:
             return Question(known["classes"], float(known["scale"]), len(concept.yes))
 
     def _text(self, concept: Concept) -> tuple[Floats, float]:
