@@ -205,23 +205,29 @@ def _resume(job: Job, ranks: Ranks) -> Progress:
     found = ranks.from_first(_find_checkpoint(job) if ranks.is_first else None)
     if isinstance(found, UsageError):
         raise found
+    manifest = checkpoint.read_manifest(found) if found else None
+    if manifest:
+        _refuse_another_run(job, found, manifest)
     if ranks.is_first:
         job.folder.mkdir(parents=True, exist_ok=True)
         save_config(job.config, job.folder / "config.yaml")
-    if found is None:
+    if not manifest:
         return Progress()
-    manifest = checkpoint.read_manifest(found)
+    before, now = manifest["config"], json.loads(json.dumps(asdict(job.config)))
+    changed = [f"; {name} is now {value}" for name, value in now.items() if before.get(name) != value]
+    say(ranks, f"resuming from {found}{''.join(changed)}")
+    checkpoint.load(found, job.learner.tensors())
+    return Progress(**manifest["progress"])
+
+
+def _refuse_another_run(job: Job, found: Path, manifest: dict[str, Any]) -> None:
+    """Raise UsageError where a checkpoint's identity is not this job's."""
     for name, value in job.identity.items():
         if (before := manifest["identity"].get(name)) != value:
             raise UsageError(
                 f"{found} was trained with {name} = {before}, and now it is {value}; "
                 "put it back as it was, or start a new run in another folder"
             )
-    before, now = manifest["config"], json.loads(json.dumps(asdict(job.config)))
-    changed = [f"; {name} is now {value}" for name, value in now.items() if before.get(name) != value]
-    say(ranks, f"resuming from {found}{''.join(changed)}")
-    checkpoint.load(found, job.learner.tensors())
-    return Progress(**manifest["progress"])
 
 
 def _find_checkpoint(job: Job) -> Path | UsageError | None:

@@ -219,11 +219,13 @@ def test_a_changed_data_set_is_refused(config, tmp_path, data):
 
 
 @pytest.mark.parametrize("changed", [{"seed": 5}, {"window": 1}, {"size": "96"}, {"decoder": "cross"}, {"ema": 0.5}])
-def test_another_run_in_the_same_folder_is_refused(config, changed):
+def test_another_run_in_the_same_folder_is_refused(config, changed, tmp_path):
     pretrain(config(images=8))
+    settings = (tmp_path / "run/config.yaml").read_text()
     name = next(iter(changed))
     with pytest.raises(UsageError, match=f"was trained with {name} = "):
         pretrain(config(**changed))
+    assert (tmp_path / "run/config.yaml").read_text() == settings
 
 
 def test_settings_that_may_change_are_announced(config, capsys):
