@@ -203,6 +203,15 @@ def test_a_run_converts_to_every_layout_and_back(tmp_path, config):
         read_weights(tmp_path / "data")
 
 
+def test_a_damaged_checkpoint_folder_is_refused(tmp_path, config):
+    pretrain(config(images=8))
+    found = checkpoint.newest(tmp_path / "run/ckpt")
+    file = found / "rank-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=r"rank-00000.safetensors is missing or not \d+ bytes long"):
+        read_weights(found)
+
+
 def test_a_damaged_tensor_name_set_in_a_checkpoint_is_told(tmp_path, config):
     pretrain(config(images=16))
     found = checkpoint.newest(tmp_path / "run/ckpt")

@@ -130,13 +130,12 @@ def load_mae(path: str | Path) -> MAE:
         raise UsageError(
             f"{path} has no decoder (the released files have none), so it cannot reconstruct; give a checkpoint"
         )
-    _, facts = _read_any(Path(path), header_only=True)
     with torch.device("meta"):
         model = build_mae(
             weights.arch,
             weights.grid,
             cross="blocks.0.attn.kv.weight" in weights.decoder,
-            norm_pix=str(facts.get("norm_pix", True)).lower() == "true",
+            norm_pix=str(weights.facts.get("norm_pix", True)).lower() == "true",
         )
     named = {f"encoder.{n}": t for n, t in weights.encoder.items()} | {
         f"decoder.{n}": t for n, t in weights.decoder.items()
@@ -267,21 +266,19 @@ def _grid_in(facts: Mapping[str, Any]) -> Grid | None:
     return parse_grid(str(facts["grid"])) if "grid" in facts else None
 
 
-def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_any(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a file or folder and the facts stored beside them."""
     if path.is_dir():
-        return _read_folder(path, header_only)
+        return _read_folder(path)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give a .pth or .safetensors file, or a checkpoint or run folder")
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                names = [] if header_only else file.keys()
+                names = file.keys()
                 return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
         except SafetensorError as error:
             raise UsageError(f"{path} is not a whole safetensors file: {error}") from error
-    if header_only:
-        return {}, {}
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -293,21 +290,19 @@ def _read_any(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor],
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}, {}
 
 
-def _read_folder(path: Path, header_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint folder, or the newest checkpoint of a run folder."""
-    if not (path / "manifest.json").is_file():
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint folder, or the newest checkpoint of a run folder; either way one that verifies."""
+    if (path / "manifest.json").is_file():
+        manifest = checkpoint.verify(path)
+    else:
         found = checkpoint.newest(path / "ckpt")
         if found is None:
             raise UsageError(f"{path} is neither a checkpoint nor a run folder with one")
-        path = found
-    manifest = checkpoint.read_manifest(path)
-    facts = dict(manifest["weights"])
-    if header_only:
-        return {}, facts
+        path, manifest = found, checkpoint.read_manifest(found)
     tensors = {
         name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]))
         for name, entry in manifest["tensors"].items()
         if name.startswith("model.")
     }
     checkpoint.load(path, tensors, part="model.")
-    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, facts
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, dict(manifest["weights"])
