@@ -55,11 +55,8 @@ def save(
     Raises UsageError on every process if one of them could not write, with the earlier checkpoints untouched.
     """
     final, beside = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
-    if ranks.is_first:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    ranks.barrier()
-    report = _write_own(beside, tensors, ranks)
+    obstacle = ranks.from_first(_make_empty(beside) if ranks.is_first else None)
+    report = {"problem": obstacle} if obstacle else _write_own(beside, tensors, ranks)
     reports = ranks.gather(report)
     problem = next((r["problem"] for r in reports if "problem" in r), None)
     if ranks.is_first and problem is None:
@@ -168,6 +165,16 @@ def _copy_overlap(file: Any, name: str, stored: Mapping[str, Any], own: Piece) -
     if first < last:
         rows = file.get_slice(name)[first - stored["start"] : last - stored["start"]]
         own.local[first - own.start : last - own.start].copy_(rows)
+
+
+def _make_empty(folder: Path) -> str | None:
+    """Make a folder, or empty it; returns what went wrong."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _write_own(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Any]:

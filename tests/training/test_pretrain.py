@@ -283,6 +283,13 @@ def test_a_full_disk_is_told_and_spares_what_was_saved(config, tmp_path, monkeyp
     assert all(torch.equal(t, saved[n]) for n, t in tensors(tmp_path / "run", 2).items())
 
 
+def test_a_checkpoint_folder_that_cannot_be_made_is_told(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/ckpt").write_text("in the way")
+    with pytest.raises(UsageError, match=r"step 2 could not be written to .*ckpt \("):
+        pretrain(config(images=16))
+
+
 def test_old_checkpoints_are_deleted_newest_kept(config, tmp_path):
     pretrain(config(save_every=1, keep=2))
     assert sorted(p.name for p in (tmp_path / "run/ckpt").iterdir()) == ["step-00000005", "step-00000006"]
