@@ -106,8 +106,10 @@ class Calibration:
         return "\n".join(lines_of)
 
     def save_plot(self, path: Path) -> None:
-        """Precision and recall over the threshold with their intervals: .png, .svg or .pdf."""
+        """Precision and recall over the threshold with their intervals: .png, .svg or .pdf. Raises UsageError."""
         from matplotlib.figure import Figure
+
+        from curation.report.figures import save
 
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.subplots()
@@ -122,7 +124,7 @@ class Calibration:
         axes.set(xlabel=f"threshold of {self.question.column}", ylim=(0, 1.02))
         axes.set_title(f"{self.labelled} labelled, {self.positives} yes; bands are 95 % intervals", fontsize=9)
         axes.legend(loc="lower left", frameon=False)
-        figure.savefig(path, dpi=150)
+        save(figure, path)
 
 
 def calibrate(name: str, labels: Path, out: str) -> Calibration:
@@ -147,9 +149,10 @@ def read_labels(path: Path) -> pd.DataFrame:
         given = ", ".join(map(str, table.columns))
         raise UsageError(f"{path} must have the columns `label` and `uid` or `uri`; it has {given}")
     table = table.drop_duplicates(by, keep="last").dropna(subset=["label", by])
-    if wrong := sorted(set(table["label"]) - {0, 1}):
-        raise UsageError(f"{path}: labels are 0 (no) and 1 (yes), not {wrong[0]!r}")
-    return table
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    if len(wrong := table["label"][~labels.isin([0, 1])]):
+        raise UsageError(f"{path}: labels are 0 (no) and 1 (yes), not {wrong.iloc[0]!r}")
+    return table.assign(label=labels)
 
 
 def joined(labels: pd.DataFrame, scores: Scores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -160,7 +163,9 @@ def joined(labels: pd.DataFrame, scores: Scores) -> tuple[NDArray[np.bool_], NDA
     known = np.array([row >= 0 and np.isfinite(scores.values[row]) for row in rows], dtype=bool)
     truth = labels["label"].to_numpy() == 1
     if known.sum() == 0:
-        raise UsageError(f"none of the {len(labels)} labelled images is in this folder; they are told apart by {by}")
+        raise UsageError(
+            f"none of the {len(labels)} labelled images has this score in this folder; they are told apart by {by}"
+        )
     if truth[known].all() or not truth[known].any():
         raise UsageError(f"all {known.sum()} labels say {int(truth[known][0])}: precision and recall need both kinds")
     return truth[known], scores.values[np.array(rows)[known]]

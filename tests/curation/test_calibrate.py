@@ -40,6 +40,8 @@ def test_a_csv_judges_a_run(made_run: Path, tmp_path: Path) -> None:
     assert "← the recipe's" in found.table()
     found.save_plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+    with pytest.raises(UsageError, match=r"a name that ends in \.svg, \.png or \.pdf"):
+        found.save_plot(tmp_path / "plot.txt")
 
 
 def test_people_are_judged_by_their_best_box(made_run: Path, tmp_path: Path) -> None:
@@ -63,8 +65,9 @@ def test_the_line_goes_into_the_recipe() -> None:
     ("text", "said"),
     [
         ("a,b\n1,2\n", "must have the columns `label` and `uid` or `uri`; it has a, b"),
-        ("uid,label\nx,2\n", "labels are 0"),
-        ("uid,label\nx,1\n", "none of the 1 labelled images is in this folder"),
+        ("uid,label\nx,2\n", r"labels are 0 \(no\) and 1 \(yes\), not .*2"),
+        ("uid,label\nx,1\ny,skip\n", "labels are 0 .* not 'skip'"),
+        ("uid,label\nx,1\n", "none of the 1 labelled images has this score in this folder"),
     ],
 )
 def test_labels_that_cannot_be_used_are_explained(made_run: Path, tmp_path: Path, text: str, said: str) -> None:
