@@ -9,13 +9,11 @@ not depend on the batch a picture came in, and nothing is compiled twice. Compil
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +24,9 @@ import torch
 from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 from torch import nn
+
+from manifests.store import exclusive
+from shards.cache import cache_home
 
 Precision = Literal["auto", "fp32"]
 Array = NDArray[Any]
@@ -133,7 +134,7 @@ def weights_identity(name: str, *files: Path, version: int = 1) -> str:
 
 def cache_folder() -> Path:
     """Where compiled networks are kept: `$SAPIENS_CACHE`, else `~/.cache/sapiens`."""
-    folder = Path(os.environ.get("SAPIENS_CACHE") or Path.home() / ".cache" / "sapiens")
+    folder = cache_home()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -163,7 +164,7 @@ def _openvino(
         settings["CACHE_MODE"] = (
             "OPTIMIZE_SIZE"  # the weights stay in the file; an entry is some kB instead of a copy of them
         )
-    with _one_process_at_a_time(cache_folder() / "openvino.lock"):
+    with exclusive(cache_folder() / "openvino.lock"):  # or workers that start together read what is half written
         compiled = core.compile_model(model, "CPU", settings)
     requests = [compiled.create_infer_request() for _ in range(threads)]
 
@@ -200,14 +201,6 @@ def _fold_pixels(model: ov.Model, pixels: Pixels) -> ov.Model:
     if pixels.bgr:
         steps.convert_color(ov.preprocess.ColorFormat.BGR)
     return prepared.build()
-
-
-@contextmanager
-def _one_process_at_a_time(path: Path) -> Iterator[None]:
-    """Workers that start together would otherwise read cache files that another is still writing."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _torch(module: nn.Module, pixels: Pixels | None, device: str, precision: Precision) -> Engine:

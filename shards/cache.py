@@ -1,18 +1,16 @@
 """Local copies of remote files, in a folder of bounded size that all processes of one machine share."""
 
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import fsspec
 
-from manifests.store import Store
+from manifests.store import Store, exclusive
 
 ATTEMPTS = 5
 
@@ -56,7 +54,7 @@ class ShardCache:
         path = self.folder / name
         if not _touch(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_name(f".{name}.lock")):
+            with exclusive(path.with_name(f".{name}.lock")):
                 if not _touch(path):  # another process may have brought it meanwhile
                     self._download(url, name, size)
             self._evict(keep=path)
@@ -83,7 +81,7 @@ class ShardCache:
                 time.sleep(0.2 * 4**attempt / 4)
 
     def _evict(self, keep: Path) -> None:
-        with _locked(self.folder / ".evict.lock"):
+        with exclusive(self.folder / ".evict.lock"):
             files = []
             for path in self.folder.iterdir():
                 if not path.name.startswith("."):
@@ -144,11 +142,3 @@ def _touch(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock that the system frees when the process dies."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

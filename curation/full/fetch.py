@@ -1,18 +1,16 @@
 """Bring weights to this machine, and know them again: a file whose sha256 is not the pinned one is never used."""
 
-import fcntl
 import hashlib
 import os
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 
 from curation.engines import cache_folder
 from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, Weights
+from manifests.store import exclusive
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
@@ -42,7 +40,7 @@ def fetch(weights: Weights) -> Path:
     """The verified file of a catalogue entry, downloaded once per machine. Raises UsageError."""
     folder = weights_folder()
     file = folder / weights.name
-    with _locked(folder / ".lock"):
+    with exclusive(folder / ".lock"):
         if not file.exists():
             _download(weights, file)
     if fault := verify(weights):
@@ -112,10 +110,3 @@ def _recorded(file: Path) -> str:
     if not record.exists():
         _record(file, sha256_of(file))
     return record.read_text().split()[0]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

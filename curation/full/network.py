@@ -1,14 +1,12 @@
 """A torch network that is converted once per machine, compiled once per picture size, and run on batches of one
 size."""
 
-import fcntl
 import json
 import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from curation.engines import Engine, Pixels, Precision, cache_folder, compile_ir, compile_torch, convert, eager
+from manifests.store import exclusive
 
 Array = NDArray[Any]
 SIZES_KEPT = 16
@@ -94,7 +93,7 @@ class Runner:
             )
             return _InTorch(engine, built.facts)
         file = network_file(network.identity)
-        with _locked(file.with_suffix(".lock")):
+        with exclusive(file.with_suffix(".lock")):  # workers that start together convert once
             if not file.exists():
                 built = network.build()
                 try:
@@ -165,11 +164,3 @@ def _save(built: Built, file: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
         partial.with_suffix(".bin").unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Workers that start together convert once."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
