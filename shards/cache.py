@@ -13,6 +13,8 @@ import fsspec
 from manifests.store import Store, exclusive
 
 ATTEMPTS = 5
+ABANDONED = 24 * 3600
+"""Seconds without a byte after which a download is nobody's any more."""
 
 
 class ShardError(Exception):
@@ -78,10 +80,11 @@ class ShardCache:
             except Exception as error:  # clients of object stores raise what they like
                 if attempt == ATTEMPTS:
                     raise ShardError(f"{url} could not be fetched in {ATTEMPTS} attempts: {error}") from error
-                time.sleep(0.2 * 4**attempt / 4)
+                time.sleep(0.2 * 4 ** (attempt - 1))
 
     def _evict(self, keep: Path) -> None:
         with exclusive(self.folder / ".evict.lock"):
+            _sweep(self.folder)
             files = []
             for path in self.folder.iterdir():
                 if not path.name.startswith("."):
@@ -133,6 +136,16 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol = fsspec.utils.get_protocol(url)
     options = {} if protocol == "memory" else {"skip_instance_cache": True}
     return fsspec.core.url_to_fs(url, **options)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete downloads that a killed process left half done."""
+    for path in folder.glob(".tmp-*"):
+        try:
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+        except FileNotFoundError:  # it was whole by now
+            continue
 
 
 def _touch(path: Path) -> bool:

@@ -228,6 +228,18 @@ def test_the_cache_keeps_to_its_size_and_keeps_what_was_used_last(tmp_path, serv
     assert kept == {"a", "d"}
 
 
+def test_what_a_killed_download_left_is_deleted_when_it_is_old(tmp_path, server):
+    (tmp_path / "a").write_bytes(b"x")
+    cache = ShardCache(tmp_path / "shards")
+    cache.folder.mkdir()
+    old, new = cache.folder / ".tmp-old", cache.folder / ".tmp-new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.fetch(f"{server}/a")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_a_download_of_the_wrong_size_is_refused(tmp_path, server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     (tmp_path / "a").write_bytes(b"x" * 10)
