@@ -8,6 +8,8 @@ from typing import Any
 from PIL import Image
 
 from curation.decode import Picture, decode
+from curation.layout import tar_file
+from curation.plan import PLAN_FILE
 from curation.sources import read_bytes
 from manifests.scan import rows_at
 from manifests.store import Store
@@ -32,12 +34,12 @@ class Located:
 def locate(store: Store, numbers: list[int]) -> dict[int, Located]:
     """Rows by number, each joined with its row of the plan."""
     rows = rows_at(store, numbers)
-    plan = rows_at(store, numbers, ["plan.parquet"])
+    plan = rows_at(store, numbers, [PLAN_FILE])
     found = {}
     for number, row in rows.items():
         planned = plan[number]
         if (planned["uri"], planned["member"]) != (row["uri"], row["member"]):
-            raise ValueError(f"row {number} of the manifest is {row['uri']}, of plan.parquet {planned['uri']}")
+            raise ValueError(f"row {number} of the manifest is {row['uri']}, of {PLAN_FILE} {planned['uri']}")
         inside = bool(row["member"])
         found[number] = Located(number, row, planned["member_offset"], planned["bytes"] if inside else -1)
     return found
@@ -46,7 +48,7 @@ def locate(store: Store, numbers: list[int]) -> dict[int, Located]:
 def read_picture(store: Store, at: Located, work_side: int | None) -> Picture:
     """Decode the packed JPEG of a kept image, the source of any other. Raises what those raise."""
     if at.row["shard"] >= 0 and at.row["offset"] >= 0:
-        with store.open(f"shards/{at.row['shard']:05d}.tar") as tar:
+        with store.open(tar_file(at.row["shard"])) as tar:
             tar.seek(at.row["offset"])
             return decode(tar.read(at.row["size"]), work_side)
     return decode(read_bytes(at.row["uri"], at.offset, at.size), work_side)

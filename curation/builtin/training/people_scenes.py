@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from curation.builtin.boxes import GREY
 from curation.builtin.training.collection import Boxes, Picture
 from curation.builtin.training.people_labels import NONE, People, people_in
 from curation.builtin.training.people_loss import Crowds
 
 Image = NDArray[np.uint8]
-GREY = 114
 KEEP_VISIBLE = 0.35  # less than this part of a person left in view: neither yes nor no
 SMALLEST = 6.0  # pixels; smaller people teach nothing at stride 8
 
