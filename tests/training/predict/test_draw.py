@@ -103,5 +103,5 @@ def test_the_overlay_has_the_photo_s_size_and_leaves_the_background(found):
 def test_pictures_of_odd_shapes_are_drawn(shape):
     box = np.array([[0, 0, shape[1], shape[0], 1]], np.float32)
     found = Composer(np.zeros((*shape, 3), np.uint8), box, ["parts", "depth"]).done()
-    panel(found, Style(None, SAPIENS, side=64))
-    overlay(found, Style(None, SAPIENS))
+    assert all(side % 2 == 0 for side in panel(found, Style(None, SAPIENS, side=64)).shape[:2])
+    assert overlay(found, Style(None, SAPIENS)).shape == (*shape, 3)
