@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 from curation.builtin.detector import BINS, PeopleDetector, cells, to_boxes
+from curation.builtin.training.people_labels import NONE, People
 from curation.builtin.training.people_loss import Crowds, assign, complete_iou, people_loss, plain_iou
+from curation.builtin.training.people_scenes import Scene, together
 from curation.builtin.training.start import start_from_nudenet
 from curation.builtin.wheels import nudenet_file
 from curation.engines import compile_onnx
@@ -49,6 +51,30 @@ def test_ious_of_known_boxes() -> None:
     torch.testing.assert_close(plain_iou(a, b), torch.tensor([1 / 3]))
     torch.testing.assert_close(complete_iou(a, a), torch.tensor([1.0]))
     assert complete_iou(a, b)[0] < plain_iou(a, b)[0]
+
+
+def test_filling_up_a_batch_changes_no_picture_of_it() -> None:
+    centres, strides = cells(128, 128)
+    boxes = [NONE, np.array([[10, 10, 60, 110]], np.float32), np.array([[5, 5, 50, 90], [40, 20, 90, 120]], np.float32)]
+    unsure = [np.array([[0, 0, 32, 64]], np.float32), NONE, np.array([[90, 0, 128, 128]], np.float32)]
+    scenes = [
+        Scene(np.zeros((128, 128, 3), np.uint8), People(b, np.full(len(b), 0.8, np.float32), u, NONE))
+        for b, u in zip(boxes, unsure, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.randn(3, len(centres), 4, BINS, generator=generator)
+    logits = torch.randn(3, len(centres), generator=generator)
+    summed, weights = 0.0, 0.0
+    for i, scene in enumerate(scenes):
+        alone = together([scene])[1]
+        loss, _ = people_loss(sides[i : i + 1], logits[i : i + 1], centres, strides, alone)
+        found = to_boxes(sides[i : i + 1], centres, strides)
+        quality, _ = assign(found, logits[i : i + 1].sigmoid(), centres, alone.boxes)
+        weight = float(quality.sum()) * 0.8
+        summed, weights = summed + float(loss) * max(weight, 1.0), weights + weight
+    whole, _ = people_loss(sides, logits, centres, strides, together(scenes)[1])
+    assert weights > 1
+    torch.testing.assert_close(float(whole), summed / weights, rtol=1e-4, atol=0)
 
 
 def test_nobody_is_learnt_where_it_is_unsure() -> None:
