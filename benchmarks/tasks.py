@@ -64,11 +64,11 @@ class Run:
 
 RUNS = {
     ("practice", "pose"): Run(1500, lr=1e-3, augment=False),
-    ("practice", "parts"): Run(4000, lr=1e-3, augment=False),
+    ("practice", "parts"): Run(3000, lr=1e-3, augment=False),
     ("practice", "depth"): Run(6000, lr=1e-3, augment=False),
     ("practice", "normals"): Run(2000, lr=1e-3, augment=False),
-    ("real", "pose"): Run(1000),
-    ("real", "parts"): Run(1250),
+    ("real", "pose"): Run(1000, lr=1e-3),
+    ("real", "parts"): Run(1250, lr=1e-3, augment=False),
     ("real", "depth"): Run(200, size="96x128", folds=FOLDS),
     ("real", "normals"): Run(200, size="96x128", folds=FOLDS),
 }

@@ -126,8 +126,10 @@ def decide(
             console.print(f"  {name:<12} +{flips.gained_by[name]} / \N{MINUS SIGN}{flips.lost_by[name]}")
         return
     with stages(store, console, Workplace(0)) as stage:
-        record = _with_recipe(stage, recipe, settings)
-        check_scored(record, record.recipe)
+        record = load_record(store)
+        chosen = _chosen(record, recipe, settings)
+        check_scored(record, chosen)
+        record.recipe = chosen
         stage.decide(record)
     console.print(f"{record.counts}; next: sapiens-curate pack {out}")
 

@@ -140,6 +140,11 @@ class Recipe(_Strict):
         return found | {"concepts" for field in self.concept_fields if field.name in rule.columns}
 
     @property
+    def networks(self) -> list[Any]:
+        """What decides which networks answer."""
+        return [self.profile, self.weights, self.concepts, self.classifiers]
+
+    @property
     def asking(self) -> str:
         """Changes when the same scorers might have to be asked of other images."""
         return content_hash([list(self.rules.items()), self.people.model_dump()]) if self.lazy else "everything"

@@ -135,7 +135,7 @@ class Stages:
         record.recipe.check_columns(list(plan.extras))
         for folder in ("scores", *embeddings.FOLDERS):
             self.store.sweep(folder)
-        models = self._identities(record.recipe)
+        models = _identities(record.recipe)
         self.place = self.place.suited_to(record.recipe)
         jobs = [
             UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
@@ -218,11 +218,6 @@ class Stages:
             self.console.print(f"{workers} Dask worker{'s' * (workers != 1)}{abreast}, dashboard {pool.dashboard}")
         return pool
 
-    def _identities(self, recipe: Recipe) -> dict[str, str]:
-        from curation.scorers import make_scorers
-
-        return {scorer.name: scorer.identity for scorer in make_scorers(recipe, 1)}
-
     def _to_score(self, unit: int, plan: Plan, recipe: Recipe, models: dict[str, str], retry: bool) -> bool:
         stats = unit_stats(self.store, unit, plan)
         if stats is None or any(stats["identities"].get(name) != identity for name, identity in models.items()):
@@ -283,11 +278,25 @@ def redecide(out: str, recipe: Recipe) -> tuple[Outcome, Flips]:
 
 
 def check_scored(record: Record, recipe: Recipe) -> None:
-    """UsageError where a recipe asks a question that this run has not put to its images."""
-    if missing := [name for name in recipe.scorers if name not in record.models]:
+    """UsageError where a recipe asks a question that this run has not put to its images, or puts it to other networks
+    than those that answered.
+    """
+    missing = [name for name in recipe.scorers if name not in record.models]
+    if not missing and recipe.networks != record.recipe.networks:
+        answered = record.models
+        missing = [name for name, identity in _identities(recipe).items() if answered[name] != identity]
+    if missing:
         raise UsageError(
-            f"{', '.join(missing)} not scored in this run; run `sapiens-curate score` with that recipe first"
+            f"{', '.join(missing)} not scored in this run by the recipe's networks; "
+            "run `sapiens-curate score` with that recipe first"
         )
+
+
+def _identities(recipe: Recipe) -> dict[str, str]:
+    """Scorer → the networks that answer it."""
+    from curation.scorers import make_scorers
+
+    return {scorer.name: scorer.identity for scorer in make_scorers(recipe, 1)}
 
 
 def cores() -> int:

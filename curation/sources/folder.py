@@ -49,11 +49,10 @@ def list_file(path: str, caption: str | None = None) -> Entry:
     """One local file with its size, time and the caption beside it."""
     try:
         stat = os.stat(path)
+        text = _text(caption) if caption else ""
     except OSError as error:
         return Entry(local_uri(path), error=describe(error))
-    return Entry(
-        local_uri(path), bytes=stat.st_size, version=str(stat.st_mtime_ns), caption=_text(caption) if caption else ""
-    )
+    return Entry(local_uri(path), bytes=stat.st_size, version=str(stat.st_mtime_ns), caption=text)
 
 
 def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:

@@ -51,6 +51,14 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
 
 
+def test_a_caption_that_cannot_be_read_fails_its_image_alone(tmp_path: Path) -> None:
+    write(tmp_path, {"1.jpg": jpeg(1), "2.jpg": jpeg(2)})
+    (tmp_path / "1.txt").symlink_to(tmp_path / "gone.txt")
+    first, second = list_source(str(tmp_path)).entries
+    assert first.error.startswith("FileNotFoundError")
+    assert second.error == ""
+
+
 def test_the_output_inside_the_source_is_not_an_input(tmp_path: Path, plain_recipe: Recipe) -> None:
     write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(3)})
     out = tmp_path / "out"

@@ -111,8 +111,16 @@ def _numbers(annotation: dict[str, Any], number: int, order: tuple[int, ...]) ->
 
 def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:
     name = str(entry.get("file_name", ""))
-    size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
-    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=size)
+    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=_claimed(entry))
+
+
+def _claimed(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns as the file has them; None where it has no numbers, or 0."""
+    try:
+        rows, columns = int(entry["height"]), int(entry["width"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (rows, columns) if rows and columns else None
 
 
 def _read_image(images: Path, name: str) -> bytes:

@@ -57,7 +57,7 @@ def main() -> None:
         BATCH,
         num_workers=args.workers,
         collate_fn=together,
-        prefetch_factor=4,
+        prefetch_factor=4 if args.workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=lambda _: cv2.setNumThreads(1),
     )

@@ -101,7 +101,7 @@ def test_identities_name_every_answer(builtin: Builtin) -> None:
 def test_the_weights_stay_small() -> None:
     from curation.builtin import networks
 
-    assert sum(f.stat().st_size for f in networks.WEIGHTS.iterdir()) <= 10_000_000
+    assert sum(f.stat().st_size for f in networks.WEIGHTS.iterdir()) <= 8_000_000
 
 
 @pytest.mark.slow

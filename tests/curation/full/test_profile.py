@@ -13,7 +13,7 @@ from rich.console import Console
 from curation.errors import UsageError
 from curation.full.clip import Clip, find_clip
 from curation.recipe import Recipe, from_dict
-from curation.run import Workplace, curate, stages
+from curation.run import Workplace, curate, redecide, stages
 from curation.verify import verify
 from manifests.store import Store
 
@@ -48,6 +48,14 @@ def test_a_run_fills_every_column(recipe: Recipe, photos: list[NDArray[np.uint8]
     assert models["people"].startswith("yolo11n-made@")
     assert models["text"].startswith("craft_mlt_25k@")
     assert "+watermark:" in models["watermark"]
+
+    asked_otherwise = from_dict(
+        {**recipe.model_dump(), "concepts": {"dog": {"yes": ["a drawing of a dog"], "no": ["a photo of a cat"]}}},
+        "made",
+    )
+    with pytest.raises(UsageError, match=r"^concepts not scored in this run by the recipe's networks; run"):
+        redecide(str(tmp_path / "out"), asked_otherwise)
+    redecide(str(tmp_path / "out"), recipe.model_copy(update={"rules": {"dog": "pdog >= 0.5"}}))
 
 
 def test_embeddings_are_kept_in_clip_retrievals_layout(
