@@ -267,6 +267,7 @@ def _forward_backward(job: Job, batches: Iterator[Batch], passes: int, meter: Me
         for broken in batch.broken:
             print(f"replaced {broken.shard} row {broken.row} (key {broken.key}): {broken.reason}", flush=True)
         replaced += len(batch.broken)
+        torch.manual_seed(int(batch.mask_keys[0]))  # dropout hangs on the samples alone: exact after a stop
         batch = batch.to(ranks.device)
         with gradients_synced(job.learner.model, now=number == passes - 1):
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):

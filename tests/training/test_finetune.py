@@ -95,10 +95,11 @@ def test_a_few_pictures_can_be_learnt_by_heart(settings, task):
     assert metrics(config.run_folder)[-1]["loss"] < 0.8 * metrics(first.run_folder)[0]["loss"]
 
 
-def test_a_stopped_run_goes_on_to_the_bit(settings, tmp_path, pretrained, monkeypatch):
-    straight = settings("pose", init=pretrained, ema=0.9, out=str(tmp_path / "straight"))
+@pytest.mark.parametrize("task", ["pose", "parts"])  # the decoder for parts has dropout
+def test_a_stopped_run_goes_on_to_the_bit(settings, tmp_path, pretrained, monkeypatch, task):
+    straight = settings(task, init=pretrained, ema=0.9, out=str(tmp_path / "straight"))
     assert finetune(straight) == 0
-    halting = settings("pose", init=pretrained, ema=0.9)
+    halting = settings(task, init=pretrained, ema=0.9)
     real, steps = loop.set_learning_rate, []
 
     def stop_at_three(*given):
