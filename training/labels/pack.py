@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifests.store import Store
 from shards.labelled import FORMAT, INDEX, LABELS_FILE
@@ -41,6 +42,9 @@ MANIFEST = pa.schema(
 or pixels of people; dropped: keypoints that lay outside the image, or the other pixels. clipped: the person's box went
 beyond the image.
 """
+
+_WRITTEN = ("shards", "manifest")
+"""Folders of the output."""
 
 AXES = "x right, y up, z towards the camera"
 
@@ -114,8 +118,9 @@ def pack(packing: Packing) -> Iterator[tuple[int, int]]:
     store = Store(packing.out)
     if store.exists(LABELS_FILE):
         raise UsageError(f"{packing.out} already holds packed labels; give another folder or delete it")
+    _check_output(packing.out)
     names, given = _read_all(packing)
-    for folder in ("shards", "manifest"):
+    for folder in _WRITTEN:
         store.remove_folder(folder)  # of a run that did not end
     counts, photos = Counts(), _checked(given, partial(check, task=packing.task, names=names))
     done = shard = 0
@@ -129,6 +134,24 @@ def pack(packing: Packing) -> Iterator[tuple[int, int]]:
         sentences = "; ".join(counts.examples.values())
         raise UsageError(f"none of the {counts.given} labels can be used: {sentences or 'there are none'}")
     store.write_json(LABELS_FILE, _meaning(packing.task, names) | {"counts": counts.to_dict(names)})
+
+
+def _check_output(out: Path) -> None:
+    """Shards that lie in the output may only be replaced where a run that did not end left them."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"the output {out} is a file; the last argument is the folder for the labelled shards")
+    there = [name for name in _WRITTEN if any(not p.name.startswith(".tmp-") for p in (out / name).glob("*"))]
+    if there and not _is_own(out / "manifest/00000.parquet"):
+        raise UsageError(
+            f"{out} already holds {' and '.join(there)} that were not packed from labels; give a new or empty folder"
+        )
+
+
+def _is_own(manifest: Path) -> bool:
+    try:
+        return bool(pq.read_schema(manifest).names == MANIFEST.names)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _meaning(task: Task, names: KeypointSet | ClassList | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from shards.labelled import open_labelled
-from tests.shard_factory import photo, write_members
+from tests.shard_factory import photo, write_curated, write_members
 from tests.training.labels.made import HEIGHT, WIDTH, manifest, person, write_coco, write_folder, write_pixels
 from training.config import UsageError
 from training.labels.decode import depth_from_png, normals_from_png, parts_from_png
@@ -104,6 +104,17 @@ def test_what_an_interrupted_run_left_is_replaced(practice: Path, tmp_path: Path
     assert open_labelled(str(tmp_path / "out")).shards.count == 4
     with pytest.raises(UsageError, match="already holds packed labels"):
         packed("parts", tmp_path / "out", practice)
+
+
+def test_shards_of_something_else_are_not_deleted(practice: Path, tmp_path: Path) -> None:
+    curated = write_curated(tmp_path / "curated", shards=1, per_shard=2)
+    before = {path: path.read_bytes() for path in curated.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="already holds shards that were not packed from labels; give a new or empty"):
+        packed("parts", curated, practice)
+    assert {path: path.read_bytes() for path in curated.rglob("*") if path.is_file()} == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is a file; the last argument is the folder"):
+        packed("parts", tmp_path / "file", practice)
 
 
 # -- keypoints ---------------------------------------------------------------------------------------------------------
