@@ -2,13 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.config import UsageError
-from training.labels.given import NOWHERE, Given, GivenPerson, LabelError
+from training.labels.given import BROKEN_LABEL, NOWHERE, Given, GivenPerson, LabelError
 from training.labels.sets import KeypointSet, shipped
 
 WHOLE_BODY = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
@@ -24,10 +24,10 @@ def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[
     order = _order(path, content, keypoints)
     people: dict[Any, list[GivenPerson]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
-        people[annotation.get("image_id")].append(_person(annotation, number, order))
+        people[_identity(annotation.get("image_id"))].append(_person(annotation, number, order))
     given = []
     for entry in content["images"]:
-        if found := people.pop(entry.get("id"), None):
+        if found := people.pop(_identity(entry.get("id")), None):
             given.append(_photo(path, images, entry, found))
     return keypoints, given + list(_astray(path, people))
 
@@ -49,15 +49,21 @@ def _load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _identity(value: Any) -> Hashable:
+    return value if isinstance(value, Hashable) else str(value)
+
+
 def _category_names(content: dict[str, Any]) -> tuple[str, ...]:
-    for category in content.get("categories", ()):
-        if names := category.get("keypoints"):
+    categories = content.get("categories")
+    for category in categories if isinstance(categories, list) else ():
+        names = category.get("keypoints") if isinstance(category, dict) else None
+        if isinstance(names, list) and names:
             return tuple(map(str, names))
     return ()
 
 
 def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
-    first: dict[str, Any] = next((a for a in content["annotations"] if "keypoints" in a), {})
+    first: dict[str, Any] = next((a for a in content["annotations"] if isinstance(a.get("keypoints"), list)), {})
     if "face_kpts" in first:
         return KeypointSet.load("wholebody133")
     names, count = _category_names(content), len(first.get("keypoints", ())) // 3
@@ -65,6 +71,8 @@ def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
     for candidate in known:
         if set(candidate.names) == set(names) or (not names and len(candidate.names) == count):
             return candidate
+    if not names and not count:
+        raise UsageError(f"{path} has no list 'keypoints' in any of its annotations; give a file of keypoints")
     raise UsageError(
         f"{path} has {count} keypoints by names that no shipped set has ({', '.join(shipped('keypoints'))}); "
         "describe them in a YAML file and give it with --set"
@@ -110,17 +118,14 @@ def _numbers(annotation: dict[str, Any], number: int, order: tuple[int, ...]) ->
 
 
 def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:
-    name = str(entry.get("file_name", ""))
-    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=_claimed(entry))
-
-
-def _claimed(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns as the file has them; None where it has no numbers, or 0."""
+    name = str(entry.get("file_name") or "")
+    size = refused = None
     try:
-        rows, columns = int(entry["height"]), int(entry["width"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (rows, columns) if rows and columns else None
+        size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
+    except (TypeError, ValueError, OverflowError):
+        sides = f"{entry['height']!r} and {entry['width']!r}"
+        refused = LabelError(BROKEN_LABEL, f"its height and width are {sides} in the file, not whole numbers")
+    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=size, refused=refused)
 
 
 def _read_image(images: Path, name: str) -> bytes:

@@ -171,6 +171,41 @@ def test_a_photo_that_is_missing_broken_or_of_another_size(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "packs"),
+    [
+        ({"categories": None}, 2),
+        ({"categories": {"person": 1}}, 2),
+        ({"categories": ["person"]}, 2),
+        ({"annotations": [person(0, keypoints=None), person(1)]}, 1),
+        ({"annotations": [person(0) | {"image_id": [0]}, person(1)]}, 1),
+        (
+            {
+                "images": [
+                    {"id": 0, "file_name": "0.jpg", "height": "tall", "width": 9},
+                    {"id": 1, "file_name": "1.jpg"},
+                ]
+            },
+            1,
+        ),
+        ({"images": [{"id": 0, "file_name": None}, {"id": {}}, {"id": 1, "file_name": "1.jpg"}]}, 1),
+    ],
+)
+def test_fields_that_hold_something_else_cost_their_label_and_no_other(
+    tmp_path: Path, changed: dict[str, Any], packs: int
+) -> None:
+    path = write_coco(tmp_path / "coco", [person(0), person(1)])
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    counts = packed("pose", tmp_path / "out", path)["counts"]
+    assert (counts["packed"], counts["given"]) == (packs, 2)
+
+
+def test_a_file_without_keypoints_is_told_apart_from_one_with_unknown_names(tmp_path: Path) -> None:
+    boxes = {name: value for name, value in person(0).items() if name != "keypoints"}
+    with pytest.raises(UsageError, match="has no list 'keypoints' in any of its annotations"):
+        packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", [boxes]))
+
+
 def test_whole_body_fields_are_joined_and_invalid_ones_count_as_unlabelled(tmp_path: Path) -> None:
     sizes = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
     extra: dict[str, Any] = {name: [30.0, 40.0, 1] * count for name, count in sizes.items()}
