@@ -51,6 +51,8 @@ def read_dense(task: Task, name: str, data: bytes, how: Convention) -> np.ndarra
 def read_mask(name: str, data: bytes) -> np.ndarray:
     """(H, W) bool: where a mask file is not 0. Raises LabelError."""
     pixels = _read_npy(name, data) if name.lower().endswith(".npy") else _read_png(name, data)
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}; masks are (H, W)")
     return np.asarray(pixels.reshape(*pixels.shape[:2], -1).any(axis=2))
 
 
@@ -65,9 +67,10 @@ def _parts(name: str, pixels: np.ndarray) -> np.ndarray:
 def _depth(name: str, pixels: np.ndarray, how: Convention) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    if pixels.ndim != 2:
-        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}; depth maps are (H, W)")
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
+        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}; depth maps are (H, W) with numbers")
     if pixels.dtype.kind == "f":
+        pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
         valid = np.isfinite(pixels) & (pixels > 0) & (pixels < _FAR_AWAY)
         return np.where(valid, pixels * (how.scale or 1.0), np.nan).astype(np.float32)
     if how.scale is None:
@@ -79,8 +82,8 @@ def _depth(name: str, pixels: np.ndarray, how: Convention) -> np.ndarray:
 
 
 def _normals(name: str, pixels: np.ndarray, how: Convention) -> np.ndarray:
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}; normal maps are (H, W, 3)")
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "uif":
+        raise LabelError(BROKEN_LABEL, f"{name} holds {_shape(pixels)}; normal maps are (H, W, 3) with numbers")
     if pixels.dtype.kind == "u":
         none = ~pixels.any(axis=2)
         found = pixels.astype(np.float32) * np.float32(2 / np.iinfo(pixels.dtype).max) - 1

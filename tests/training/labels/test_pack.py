@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,7 @@ def test_depth_good_and_bad(tmp_path: Path) -> None:
     assert sample.box == (60, 40, WIDTH, HEIGHT)
     rows = manifest(tmp_path / "out")
     assert rows.error_message.tolist()[1:3] == ["no pixel has a depth", f"there is no mask 'c' in {root / 'masks'}"]
-    assert rows.error_message.tolist()[3] == "d.npy holds 4 x 4 x 4 of float64; depth maps are (H, W)"
+    assert rows.error_message.tolist()[3] == "d.npy holds 4 x 4 x 4 of float64; depth maps are (H, W) with numbers"
     assert rows.error_message.tolist()[4].startswith("e.npy is not an npy file of numbers")
     assert rows.error_message.tolist()[5] == "f.npy holds 0 x 4 of float32: nothing"
 
@@ -349,6 +350,29 @@ def test_depth_in_millimetres_needs_a_scale(tmp_path: Path) -> None:
     depth = depth_from_png(sample.label, sample.row["near"], sample.row["far"])
     assert np.isnan(depth[:4]).all()
     assert depth[4:] == pytest.approx(1.5)
+
+
+def test_arrays_of_another_kind_or_shape_are_refused_one_by_one(tmp_path: Path) -> None:
+    whole = np.ones((HEIGHT, WIDTH))
+    depths = {"a.npy": whole.astype(np.float16), "b.npy": whole > 0, "c.npy": whole.astype(str), "d.npy": whole}
+    depths |= {"e.npy": whole, "f.npy": whole.astype(complex)}
+    masks = dict.fromkeys(("a.npy", "b.npy", "c.npy", "f.npy"), whole)
+    masks |= {"d.npy": whole[0], "e.npy": np.zeros((0, 4))}
+    root = write_folder(tmp_path / "in", "depths", depths, masks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert packed("depth", tmp_path / "out", root, scale=0.5)["counts"]["packed"] == 1
+    assert manifest(tmp_path / "out").error_message.tolist() == [
+        "",
+        "b.npy holds 96 x 120 of bool; depth maps are (H, W) with numbers",
+        "c.npy holds 96 x 120 of <U32; depth maps are (H, W) with numbers",
+        "d.npy holds 120 of float64; masks are (H, W)",
+        "e.npy holds 0 x 4 of float64; masks are (H, W)",
+        "f.npy holds 96 x 120 of complex128; depth maps are (H, W) with numbers",
+    ]
+    words = write_folder(tmp_path / "words", "normals", {"a.npy": np.full((HEIGHT, WIDTH, 3), "up")})
+    with pytest.raises(UsageError, match=r"normal maps are \(H, W, 3\) with numbers"):
+        packed("normals", tmp_path / "none", words)
 
 
 def test_normals_with_other_axes_lengths_and_files(tmp_path: Path) -> None:
