@@ -55,20 +55,22 @@ class KeypointSet:
         """From what `to_dict` or a YAML file gives; keypoints are called by name throughout. Raises UsageError."""
         allowed = ("name", "keypoints", "sigmas", "flip_pairs", "skeleton", "upper_body", "groups")
         _check_keys(given, allowed, ("keypoints", "sigmas"), origin)
-        names = tuple(str(name) for name in given["keypoints"])
+        lists = _lists(given, ("keypoints", "sigmas", "flip_pairs", "skeleton", "upper_body"), origin)
+        groups = _lists(given.get("groups") or {}, None, origin)
+        names = tuple(str(name) for name in lists["keypoints"])
         _check_unique(names, "keypoint", origin)
         index = {name: number for number, name in enumerate(names)}
-        sigmas = tuple(float(sigma) for sigma in given["sigmas"])
-        if len(sigmas) != len(names) or not all(sigma > 0 for sigma in sigmas):
+        sigmas = tuple(_number(sigma, "sigma", origin) for sigma in lists["sigmas"])
+        if not names or len(sigmas) != len(names) or not all(sigma > 0 for sigma in sigmas):
             raise UsageError(f"{origin}: {len(sigmas)} sigmas for {len(names)} keypoints; give one above 0 for each")
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
             sigmas,
-            _pairs(given.get("flip_pairs", ()), index, origin, once=True),
-            _pairs(given.get("skeleton", ()), index, origin),
-            _indices(given.get("upper_body", ()), index, origin),
-            {str(key): _indices(group, index, origin) for key, group in dict(given.get("groups", {})).items()},
+            _pairs(lists["flip_pairs"], index, origin, once=True),
+            _pairs(lists["skeleton"], index, origin),
+            _indices(lists["upper_body"], index, origin),
+            {str(key): _indices(group, index, origin) for key, group in groups.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,22 +117,23 @@ class ClassList:
         if isinstance(given, list):
             given = {"classes": given}
         _check_keys(given, ("name", "classes", "flip_pairs"), ("classes",), origin)
-        classes = [entry if isinstance(entry, Mapping) else {"name": entry} for entry in given["classes"]]
+        lists = _lists(given, ("classes", "flip_pairs"), origin)
+        classes = [entry if isinstance(entry, Mapping) else {"name": entry} for entry in lists["classes"]]
         for entry in classes:
             _check_keys(entry, ("name", "colour", "weight", "value"), ("name",), origin)
         names = tuple(str(entry["name"]) for entry in classes)
         _check_unique(names, "class", origin)
         if not 2 <= len(names) <= IGNORE:
             raise UsageError(f"{origin}: {len(names)} classes; 2 to {IGNORE} are possible, the first is the background")
-        values = tuple(int(entry.get("value", number)) for number, entry in enumerate(classes))
+        values = tuple(int(_number(entry.get("value", n), "value", origin)) for n, entry in enumerate(classes))
         if len(set(values)) != len(values) or not all(0 <= value <= 255 for value in values):
             raise UsageError(f"{origin}: the classes' values are {values}; give each its own, from 0 to 255")
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
             tuple(_colour(entry.get("colour"), number, origin) for number, entry in enumerate(classes)),
-            tuple(float(entry.get("weight", 1.0)) for entry in classes),
-            _pairs(given.get("flip_pairs", ()), {n: i for i, n in enumerate(names)}, origin, once=True),
+            tuple(_number(entry.get("weight", 1.0), "weight", origin) for entry in classes),
+            _pairs(lists["flip_pairs"], {n: i for i, n in enumerate(names)}, origin, once=True),
             values,
         )
 
@@ -178,16 +181,35 @@ def _check_keys(given: Any, allowed: Sequence[str], needed: Sequence[str], origi
             raise UsageError(f"{origin} lacks the key '{key}'; needed are {', '.join(needed)}")
 
 
+def _lists(given: Any, keys: Sequence[str] | None, origin: str) -> dict[str, Sequence[Any]]:
+    """The lists under some keys, None for all; empty where a key is left out or has nothing."""
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{origin} has {given!r} where names with a list each are expected")
+    lists = {key: given.get(key) or () for key in (given if keys is None else keys)}
+    for key, value in lists.items():
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{origin} has {value!r} under '{key}', where a list is expected, such as [a, b]")
+    return lists
+
+
+def _number(value: Any, what: str, origin: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{origin} has the {what} {value!r}; give a number") from None
+
+
 def _check_unique(names: Sequence[str], kind: str, origin: str) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{origin} has the {kind} {', '.join(twice)} twice; every name must be there once")
 
 
 def _indices(names: Any, index: Mapping[str, int], origin: str) -> tuple[int, ...]:
-    for name in names:
+    texts = [str(name) for name in names]  # YAML reads `no` and `7` as something else
+    for name in texts:
         if name not in index:
             raise UsageError(f"{origin} speaks of '{name}', which is not among its {len(index)} names")
-    return tuple(index[name] for name in names)
+    return tuple(index[name] for name in texts)
 
 
 def _pairs(given: Any, index: Mapping[str, int], origin: str, once: bool = False) -> Pairs:
@@ -217,7 +239,11 @@ def _colour(given: Any, number: int, origin: str) -> tuple[int, int, int]:
         shades = (50 / 255,) * 3 if number == 0 else colorsys.hsv_to_rgb(0.618034 * number % 1, 0.75, bright)
         red, green, blue = (round(255 * shade) for shade in shades)
         return red, green, blue
-    if not isinstance(given, list | tuple) or len(given) != 3 or not all(0 <= int(c) <= 255 for c in given):
+    if (
+        not isinstance(given, list | tuple)
+        or len(given) != 3
+        or not all(0 <= _number(c, "colour", origin) <= 255 for c in given)
+    ):
         raise UsageError(f"{origin} has the colour {given}; give red, green and blue from 0 to 255")
     red, green, blue = (int(c) for c in given)
     return red, green, blue

@@ -92,6 +92,12 @@ def test_a_users_own_set_and_list(tmp_path: Path) -> None:
         ("keypoints: [a]\n", "lacks the key 'sigmas'"),
         ("- a\n", "holds list where keys are expected"),
         ("a: [", "is not YAML"),
+        ("keypoints:\nsigmas:\n", "0 sigmas for 0 keypoints"),
+        ("keypoints: nose\nsigmas: [0.1]\n", "has 'nose' under 'keypoints', where a list is expected"),
+        ("keypoints: [a]\nsigmas: 0.1\n", "has 0.1 under 'sigmas', where a list is expected"),
+        ("keypoints: [a]\nsigmas: [thin]\n", "has the sigma 'thin'; give a number"),
+        ("keypoints: [a, b]\nsigmas: [1, 1]\nflip_pairs: [[[a], b]]\n", "speaks of '['a']'"),
+        ("keypoints: [a]\nsigmas: [1]\ngroups: [a]\n", "where names with a list each are expected"),
     ],
 )
 def test_mistakes_in_a_keypoint_file_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -99,6 +105,29 @@ def test_mistakes_in_a_keypoint_file_are_one_sentence(tmp_path: Path, text: str,
     with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
         KeypointSet.load(str(tmp_path / "bad.yaml"))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes:\n", "0 classes; 2 to 255 are possible"),
+        ("classes: glove\n", "has 'glove' under 'classes', where a list is expected"),
+        ("classes: [a, {name: b, weight: heavy}]\n", "has the weight 'heavy'; give a number"),
+        ("classes: [a, {name: b, value: }]\n", "has the value None; give a number"),
+        ("classes: [a, {name: b, colour: [r, g, b]}]\n", "has the colour 'r'; give a number"),
+    ],
+)
+def test_mistakes_in_a_class_file_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
+        ClassList.load(str(tmp_path / "bad.yaml"))
+    assert message in str(caught.value)
+
+
+def test_keys_without_anything_and_names_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    (tmp_path / "k.yaml").write_text("keypoints: [1, 2]\nsigmas: [1, 1]\nflip_pairs: [[1, 2]]\nskeleton:\ngroups:\n")
+    made = KeypointSet.load(str(tmp_path / "k.yaml"))
+    assert (made.names, made.flip_pairs, made.skeleton, made.groups) == (("1", "2"), ((0, 1),), (), {})
 
 
 def test_an_unknown_name_lists_what_is_shipped() -> None:
