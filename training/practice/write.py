@@ -42,6 +42,9 @@ def write_practice(
     """
     if (out / KEYPOINTS_FILE).exists():
         raise UsageError(f"{out} already holds practice pictures; give another folder or delete it")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not there.issuperset(FOLDERS):  # those are of a run that did not end
+        raise UsageError(f"{out} is not empty; give a new or empty folder, so that nothing in it is overwritten")
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
     make = partial(_write_one, out, seed, photos, size)

@@ -80,6 +80,19 @@ def test_a_folder_that_is_in_use_is_refused(made: Path) -> None:
         list(write_practice(made, 1, seed=1))
 
 
+def test_what_lies_in_the_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/000000.jpg").write_bytes(photo(1))
+    with pytest.raises(UsageError, match="is not empty; give a new or empty folder"):
+        list(write_practice(tmp_path, 1, seed=1))
+    assert (tmp_path / "images/000000.jpg").read_bytes() == photo(1)
+
+
+def test_a_run_that_did_not_end_is_done_again(tmp_path: Path) -> None:
+    assert next(write_practice(tmp_path, 2, seed=1)) == 1
+    assert list(write_practice(tmp_path, 2, seed=1)) == [1, 2]
+
+
 @pytest.mark.parametrize("text", ["256", "axb", "8x8", "256x"])
 def test_a_size_is_rows_x_columns(text: str) -> None:
     with pytest.raises(UsageError, match="rows x columns"):
