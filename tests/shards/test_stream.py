@@ -226,6 +226,15 @@ def test_what_is_not_a_whole_picture_is_broken(data):
         CROP(data, 0)
 
 
+def test_sixteen_bits_of_grey_are_not_clipped_and_floats_are_refused():
+    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    for kind in ("PNG", "TIFF"):
+        found = Encoded(encoded(Image.fromarray(grey), kind)).decode()
+        assert (found == (grey >> 8)[..., None]).all()
+    with pytest.raises(BrokenImage, match="floating-point pixels have no stated white"):
+        Encoded(encoded(Image.fromarray(grey.astype(np.float32)), "TIFF")).decode()
+
+
 def test_a_huge_picture_is_refused_before_its_pixels_are_decoded():
     header = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
     at = header.index(b"\xff\xc0")
