@@ -75,7 +75,7 @@ def list_inputs(paths: Sequence[str], out: Path) -> list[Input]:
             f"no photo or video was found in {', '.join(paths)}; give images, folders, tars, videos or a webcam number"
         )
     taken: set[str] = set()
-    return [_named_once(item, taken) for item in found]
+    return [_named_once(_as_text(item), taken) for item in found]
 
 
 def _list_one(given: str, out: Path) -> Iterator[Input]:
@@ -162,6 +162,17 @@ def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | N
         boxes[:, :4] *= width / original
         found.append(boxes)
     return found
+
+
+def _as_text(item: Input) -> Input:
+    """The item with a path that files of results can hold: in place of bytes that are not UTF-8 stands �."""
+    uri = os.fsencode(item.uri).decode(errors="replace")
+    if uri == item.uri:
+        return item
+    name = os.fsencode(item.name).decode(errors="replace")
+    if isinstance(item, Clip):
+        return replace(item, name=name, uri=uri)
+    return replace(item, name=name, uri=uri, fetch=item.read)
 
 
 def _named_once(item: Input, taken: set[str]) -> Input:

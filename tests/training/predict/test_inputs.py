@@ -1,6 +1,7 @@
 """What is given becomes photos and clips with safe, unique names."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,18 @@ def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_outpu
     (photos / "out").mkdir()
     (photos / "out" / "a.panel.jpg").write_bytes(photo(4))
     assert names(photos, out=photos / "out") == ["a", "b", "clip", "more/a"]
+
+
+def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path):
+    name = os.fsencode(tmp_path / "caf") + b"\xe9.jpg"
+    try:
+        Path(os.fsdecode(name)).write_bytes(photo(1))
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    (found,) = list_inputs([str(tmp_path)], tmp_path / "out")
+    assert isinstance(found, Photo)
+    assert (found.name, found.uri) == ("caf�", f"{tmp_path}/caf�.jpg")
+    assert found.read() == photo(1)
 
 
 def test_inputs_of_one_name_keep_apart(tmp_path: Path):
