@@ -17,7 +17,7 @@ from shards.cache import ShardError
 from shards.index import ShardSet, open_shards
 from training.config import UsageError
 
-PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif".split())
+PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
 
 _UNSAFE_PARTS = frozenset({"", ".", "..", "/"})
@@ -98,11 +98,23 @@ def _list_one(given: str, out: Path) -> Iterator[Input]:
 
 
 def _list_folder(folder: Path, out: Path) -> Iterator[Input]:
-    """Everything below a folder by path; hidden files and the output folder are left out."""
+    """Everything below a folder by path; hidden files and the output folder are left out. A folder that cannot be
+    listed, and a link to one, which may lead back, is a photo with an error.
+    """
     if (folder / "shards").is_dir():  # a folder that sapiens-curate or sapiens-train pack wrote
         folder = folder / "shards"
     avoid = out.resolve()
-    for parent, folders, files in os.walk(folder):
+    broken: list[Photo] = []
+
+    def unreadable(error: OSError) -> None:
+        path = Path(str(error.filename))
+        broken.append(Photo(path.name, str(path), error=f"{type(error).__name__}: {error}"))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        for link in sorted(f for f in folders if not f.startswith(".") and Path(parent, f).is_symlink()):
+            path = Path(parent, link)
+            error = "a link to a folder is not followed; give the folder itself as another input"
+            yield Photo(str(path.relative_to(folder)), str(path), error=error)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != avoid)
         for file in sorted(f for f in files if not f.startswith(".")):
             path = Path(parent, file)
@@ -113,6 +125,8 @@ def _list_folder(folder: Path, out: Path) -> Iterator[Input]:
                 yield Clip(name, str(path))
             elif suffix in PHOTO_SUFFIXES:
                 yield Photo(name, str(path))
+        yield from broken
+        broken.clear()
 
 
 def _list_tars(pattern: str) -> Iterator[Photo]:

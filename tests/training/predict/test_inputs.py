@@ -27,6 +27,17 @@ def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_outpu
     assert names(photos, out=photos / "out") == ["a", "b", "clip", "more/a"]
 
 
+def test_what_is_not_read_in_a_folder_is_an_input_with_an_error(photos: Path, tmp_path: Path):
+    (photos / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    found = {item.name: item for item in list_inputs([str(photos)], tmp_path / "out")}
+    assert sorted(found) == ["a", "b", "link", "more/a", "phone"]
+    link = found["link"]
+    assert isinstance(link, Photo)
+    assert link.error.startswith("a link to a folder is not followed")
+
+
 def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path):
     name = os.fsencode(tmp_path / "caf") + b"\xe9.jpg"
     try:
