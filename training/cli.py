@@ -151,6 +151,8 @@ def convert(
         raise UsageError(f"layout is '{layout}'; allowed are {', '.join(LAYOUTS)}")
     if out.suffix != ".safetensors":
         raise UsageError(f"the output is '{out}'; give a name that ends in .safetensors")
+    if patch_padding not in (None, 0, 2):
+        raise UsageError(f"patch_padding is {patch_padding}; allowed are 0 and 2")
     found = read_weights(weights, parse_grid(grid) if grid else None, patch_padding)
     if layout == "task" or (layout == "official" and found.head):
         write_task(load_task(weights), out, official=layout == "official")

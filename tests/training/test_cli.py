@@ -49,6 +49,7 @@ def test_flags_reach_the_run_and_its_folder(monkeypatch, tmp_path, data):
         (["convert", "none.pth", "o.safetensors"], "none.pth does not exist"),
         (["convert", "none.pth", "o.pth"], "ends in .safetensors"),
         (["convert", "none.pth", "o.safetensors", "--layout", "keras"], "allowed are encoder, mae, task, official"),
+        (["convert", "none.pth", "o.safetensors", "--patch-padding", "7"], "patch_padding is 7; allowed are 0 and 2"),
         (["reconstruct", "none", "a.jpg"], "none does not exist"),
         (["plan", "--model", "9b"], "allowed are tiny"),
         (["plan", "--images", "many"], "images is 'many'"),
