@@ -309,7 +309,7 @@ def main() -> None:
     """Entry point: a mistake of the user's is one sentence and exit code 2."""
     try:
         app()
-    except (UsageError, ShardError) as error:
+    except (UsageError, ShardError, OSError) as error:  # OSError: a full disk, a folder that is a file or read-only
         print(f"sapiens-train: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -50,6 +50,7 @@ def test_flags_reach_the_run_and_its_folder(monkeypatch, tmp_path, data):
         (["convert", "none.pth", "o.pth"], "ends in .safetensors"),
         (["convert", "none.pth", "o.safetensors", "--layout", "keras"], "allowed are encoder, mae, task, official"),
         (["convert", "none.pth", "o.safetensors", "--patch-padding", "7"], "patch_padding is 7; allowed are 0 and 2"),
+        (["practice", __file__, "--count", "1"], "Not a directory"),
         (["reconstruct", "none", "a.jpg"], "none does not exist"),
         (["plan", "--model", "9b"], "allowed are tiny"),
         (["plan", "--images", "many"], "images is 'many'"),
