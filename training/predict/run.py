@@ -152,6 +152,7 @@ def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], opt
     """
     _check_output(out)
     inputs = list_inputs(paths, out)
+    _check_earlier(out, inputs)
     device = choose_device(options.device)
     people = choose_people(options.boxes, options.min_score, torch.get_num_threads())
     models = load_models(checkpoints, device, options.precision)
@@ -363,6 +364,21 @@ def _record(models: Models, options: Options) -> dict[str, Any]:
         "labels": {task: loaded.labels for task, loaded in models.tasks.items()},
         "conventions": CONVENTIONS,
     }
+
+
+def _check_earlier(out: Path, inputs: Sequence[Input]) -> None:
+    """What was made of an input that is not among these must not be overwritten by another of its name."""
+    if not (out / MANIFEST).is_file():
+        return
+    places = {(os.path.abspath(item.uri), item.member) for item in inputs}
+    names = {item.name for item in inputs}
+    for row in Store(out).read_table(MANIFEST, ["name", "uri", "member", "files"]).to_pylist():
+        place = (os.path.abspath(row["uri"]), row["member"])
+        if row["files"] and row["name"] in names and place not in places:
+            raise UsageError(
+                f"{out} holds results of {row['uri']} {row['member']}".rstrip()
+                + f" by the name '{row['name']}', which another input has now; give another folder"
+            )
 
 
 def _check_output(out: Path) -> None:

@@ -94,6 +94,17 @@ def test_an_output_that_holds_something_else_is_refused(checkpoints, photos: Pat
         predict([str(photos / "a.jpg")], photos / "b.PNG", checkpoints, WHOLE)
 
 
+def test_results_of_another_photo_of_the_same_name_are_not_overwritten(checkpoints, photos: Path, tmp_path):
+    models = {"pose": checkpoints["pose"]}
+    predict([str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
+    before = (tmp_path / "out" / "a.panel.jpg").read_bytes()
+    with pytest.raises(UsageError, match=r"holds results of .*photos/a\.jpg by the name 'a', which another input has"):
+        predict([str(photos / "more" / "a.jpg")], tmp_path / "out", models, WHOLE)
+    assert (tmp_path / "out" / "a.panel.jpg").read_bytes() == before
+    more = predict([str(photos / "more" / "a.jpg"), str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
+    assert [row.name for row in more] == ["a", "a-2"]  # all that was there is made again
+
+
 def test_a_wrong_checkpoint_is_told_before_anything_is_written(checkpoints, photos: Path, tmp_path):
     with pytest.raises(UsageError, match="which was trained for parts; give it as --parts"):
         predict([str(photos)], tmp_path / "out", {"pose": checkpoints["parts"]}, WHOLE)
