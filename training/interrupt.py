@@ -9,7 +9,7 @@ EXIT_REQUEUE = 75
 
 
 class Interrupt:
-    """Remembers SIGTERM and SIGUSR1 for the loop to see at the end of a step. A second signal ends the
+    """Remembers SIGTERM, SIGUSR1 and Ctrl-C for the loop to see at the end of a step. A second signal ends the
     process at once.
     """
 
@@ -17,7 +17,7 @@ class Interrupt:
         self.asked = False
 
     def __enter__(self) -> "Interrupt":
-        self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
         return self
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:

@@ -113,13 +113,14 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(straight, config, tmp
     assert list((run / "ckpt").glob(".tmp-*")) == []
 
 
-def test_stopping_by_a_signal_saves_and_resumes_to_the_bit(straight, config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked", [signal.SIGUSR1, signal.SIGINT])
+def test_stopping_by_a_signal_saves_and_resumes_to_the_bit(straight, config, tmp_path, monkeypatch, asked):
     real = MetricsLog.write
 
     def signalling(self: MetricsLog, written: dict) -> None:
         real(self, written)
         if written["step"] == 2:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), asked)
 
     monkeypatch.setattr(MetricsLog, "write", signalling)
     before = signal.getsignal(signal.SIGTERM)
