@@ -14,6 +14,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from shards.rgb import NoWhite, to_rgb
+
 try:
     from pillow_heif import register_heif_opener
 
@@ -81,7 +83,7 @@ def decode(data: bytes, work_side: int | None = WORK_SIDE) -> Picture:
     if image.format == "JPEG" and image.mode in {"RGB", "L"}:
         rgb = _decode_jpeg(data, header, work_side)
     else:
-        rgb = _to_rgb(_load(image))
+        rgb = _rgb(_load(image))
     width, height = header.upright_size
     rgb = _upright(rgb, header.orientation)
     return Picture(_shrink(rgb, work_side), width, height, header)
@@ -139,19 +141,11 @@ def _load(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode → RGB uint8; transparency over white, 16 bits to 8 by their upper half."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        grey = np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise UnsupportedFormat("floating-point pixels have no stated white; save the picture with 8 or 16 bits")
-    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"))
+def _rgb(image: Image.Image) -> np.ndarray:
+    try:
+        return to_rgb(image)
+    except NoWhite as error:
+        raise UnsupportedFormat(str(error)) from None
 
 
 def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:

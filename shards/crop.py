@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.draws import uniforms
+from shards.rgb import to_rgb
 
 MAX_PIXELS = 200_000_000
 """Larger images are refused before their pixels are decoded."""
@@ -123,20 +124,9 @@ class Encoded:
                     )
                 except ValueError:  # CMYK, or a flaw that Pillow may still bear
                     self._image = Image.open(io.BytesIO(self.data))
-            return _rgb(ImageOps.exif_transpose(self._image))
+            return to_rgb(ImageOps.exif_transpose(self._image))
         except Exception as error:
             raise BrokenImage(f"cannot be decoded: {error}") from error
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode as (H, W, 3) uint8; 16 bits of grey to 8 by their upper half, which Pillow itself would clip."""
-    if image.mode == "F":
-        raise BrokenImage("floating-point pixels have no stated white; save the picture with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        grey = np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
 
 
 def cut(pixels: np.ndarray, crop: Crop, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

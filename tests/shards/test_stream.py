@@ -235,6 +235,14 @@ def test_sixteen_bits_of_grey_are_not_clipped_and_floats_are_refused():
         Encoded(encoded(Image.fromarray(grey.astype(np.float32)), "TIFF")).decode()
 
 
+def test_transparency_lies_over_white_as_in_curation():
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    clear.paste((200, 10, 10, 255), (0, 0, 8, 16))
+    found = Encoded(encoded(clear, "PNG")).decode()
+    assert (found[:, :8] == (200, 10, 10)).all()
+    assert (found[:, 8:] == 255).all()
+
+
 def test_a_huge_picture_is_refused_before_its_pixels_are_decoded():
     header = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
     at = header.index(b"\xff\xc0")

@@ -1,0 +1,24 @@
+"""What a picture looks like as 8-bit RGB: one answer for curation, training and prediction."""
+
+import numpy as np
+from PIL import Image
+
+
+class NoWhite(Exception):
+    """Pixels of a kind that has no stated white."""
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow mode → RGB uint8 (h, w, 3); transparency over white, 16 bits to 8 by their upper half, which Pillow
+    would clip. Raises NoWhite for floating-point pixels, and what Pillow raises.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        grey = np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise NoWhite("floating-point pixels have no stated white; save the picture with 8 or 16 bits")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
