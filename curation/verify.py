@@ -1,5 +1,7 @@
 """Prove that a curated folder is whole: every input once, every kept image where the manifest says, hashes equal."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,7 +9,7 @@ import pyarrow.compute as pc
 from curation.decide import not_asked
 from curation.deciding import in_order
 from curation.embeddings import check_embeddings
-from curation.layout import manifest_file, shard_stats, table_file, tar_file, unit_stats
+from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import Plan, read_plan, read_unit
 from curation.record import load_record
 from manifests.account import Counts, Unbalanced, count
@@ -61,15 +63,19 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> t
     kept = pc.equal(table["verdict"], "kept").to_numpy()
     if not np.array_equal(kept, pc.greater_equal(table["offset"], 0).to_numpy()):
         faults.append(f"manifest of unit {unit}: kept images are not packed; run `sapiens-curate pack {store.root}`")
+    stats = unit_stats(store, unit, plan_of_run)
+    if stats is None:
+        with_them = " or its embeddings" if embedded else ""
+        faults.append(f"scores of unit {unit}{with_them} are missing or do not have the size their stats vouch for")
+        return counts, faults
+    if store.sha256(scores_file(unit)) != stats["sha256"]:
+        faults.append(f"{scores_file(unit)} does not have the sha256 its stats vouch for")
     if embedded:
-        faults += _check_embeddings(store, unit, plan_of_run, table)
+        faults += _check_embeddings(store, unit, plan_of_run, table, stats)
     return counts, faults
 
 
-def _check_embeddings(store: Store, unit: int, plan: Plan, table: pa.Table) -> list[str]:
-    stats = unit_stats(store, unit, plan)
-    if stats is None:
-        return [f"scores of unit {unit} or its embeddings are missing or do not have the size their stats vouch for"]
+def _check_embeddings(store: Store, unit: int, plan: Plan, table: pa.Table, stats: dict[str, Any]) -> list[str]:
     spared = not_asked(table["not_asked"], ("embedding",))["embedding"]
     scored = pc.is_in(table["status"], pa.array(["success", "failed_to_pack"])).to_numpy() & ~spared
     uids = table["uid"].to_pylist()
