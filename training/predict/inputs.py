@@ -20,6 +20,9 @@ from training.config import UsageError
 PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
 
+_MANY = ("{", "*", "?", "[", "://")
+"""What a tar's name may hold that is no path on this machine: ranges, patterns, URLs."""
+
 _UNSAFE_PARTS = frozenset({"", ".", "..", "/"})
 
 
@@ -84,7 +87,7 @@ def _list_one(given: str, out: Path) -> Iterator[Input]:
         yield Clip(f"webcam-{int(given)}", given, webcam=int(given))
     elif path.is_dir():
         yield from _list_folder(path, out)
-    elif given.endswith(".tar"):
+    elif given.endswith(".tar") and (path.exists() or any(mark in given for mark in _MANY)):
         yield from _list_tars(given)
     elif not path.exists():
         raise UsageError(

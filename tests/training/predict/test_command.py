@@ -51,6 +51,7 @@ def test_mistakes_are_one_sentence_and_inputs_that_all_fail_are_an_exit_code(
 
     for words, says in (
         (["a.jpg", "out"], "no model was given"),
+        (["none.tar", "out", "--pose", checkpoints["pose"]], "none.tar does not exist"),
         (["none.jpg", "out", "--pose", checkpoints["pose"]], "none.jpg does not exist"),
         (["a.jpg", "out", "--pose", "none"], "none does not exist"),
         (["a.jpg", "out", "--precision", "int8"], "allowed are fp32 and bf16"),
