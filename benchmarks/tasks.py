@@ -172,7 +172,7 @@ def packings(given: argparse.Namespace, labels: str, task: str) -> Iterator[Pack
             else:
                 suffix = "-normals" if task == "normals" else ""
                 tar = given.work / "kitchen" / f"{fold}-{part}{suffix}.tar"
-                yield Packing(task, (tar,), out, how=Convention(scale=0.001))
+                yield Packing(task, (tar,), out, how=Convention(scale=0.001 if task == "depth" else None))
 
 
 def pack_labels(packing: Packing) -> None:

@@ -270,6 +270,14 @@ def pack(
 
     if task not in TASKS:
         raise UsageError(f"task is '{task}'; allowed are {', '.join(TASKS)}")
+    for flag, given, tasks in (
+        ("--set", names != "", ("pose", "parts")),
+        ("--images", images is not None, ("pose",)),
+        ("--scale", scale is not None, ("depth",)),
+        ("--axes", axes != Convention().axes, ("normals",)),
+    ):
+        if given and task not in tasks:
+            raise UsageError(f"{flag} is for {' and '.join(tasks)}, and the task is {task}; leave it out")
     packing = Packing(cast(Task, task), tuple(labels), out, names, images, Convention(scale, axes))
     with Progress() as bars:
         bar = bars.add_task("packing", total=None)

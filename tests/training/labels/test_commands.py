@@ -35,6 +35,10 @@ def test_practice_then_pack(train, tmp_path: Path) -> None:  # type: ignore[no-u
 def test_mistakes_are_one_sentence(train, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for words, sentence in (
         (("pack", "poses", tmp_path, tmp_path / "out"), "task is 'poses'; allowed are pose, parts, depth, normals"),
+        (
+            ("pack", "parts", tmp_path, tmp_path / "out", "--scale", "0.001"),
+            "--scale is for depth, and the task is parts",
+        ),
         (("practice", tmp_path / "out", "--size", "big"), "--size is 'big'; give rows x columns"),
     ):
         code, _, complaint = train(*words)
