@@ -61,7 +61,9 @@ def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:
     source = write(tmp_path / "photos", {f"{i:03d}.jpg": jpeg(i) for i in range(3000)})
     command = [COMMAND, "run", str(source), str(tmp_path / "out"), "--recipe", str(recipe_file), "--workers", "1"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it, and a child inherits that
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("scores/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)

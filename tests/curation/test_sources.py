@@ -51,11 +51,14 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
 
 
-def test_a_caption_that_cannot_be_read_fails_its_image_alone(tmp_path: Path) -> None:
-    write(tmp_path, {"1.jpg": jpeg(1), "2.jpg": jpeg(2)})
-    (tmp_path / "1.txt").symlink_to(tmp_path / "gone.txt")
+def test_a_caption_that_cannot_be_read_fails_its_image_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(path: str) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("curation.sources.folder._text", unreadable)
+    write(tmp_path, {"1.jpg": jpeg(1), "1.txt": b"a caption", "2.jpg": jpeg(2)})
     first, second = list_source(str(tmp_path)).entries
-    assert first.error.startswith("FileNotFoundError")
+    assert first.error.startswith("PermissionError: [Errno 13] Permission denied")
     assert second.error == ""
 
 
