@@ -283,8 +283,7 @@ def check_scored(record: Record, recipe: Recipe) -> None:
     """
     missing = [name for name in recipe.scorers if name not in record.models]
     if not missing and recipe.networks != record.recipe.networks:
-        answered = record.models
-        missing = [name for name, identity in _identities(recipe).items() if answered[name] != identity]
+        missing = [name for name, identity in _identities(recipe).items() if record.models[name] != identity]
     if missing:
         raise UsageError(
             f"{', '.join(missing)} not scored in this run by the recipe's networks; "

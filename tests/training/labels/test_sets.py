@@ -1,6 +1,7 @@
 """Keypoint sets and class lists: shipped ones against published facts, a user's own, and mistakes in them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,10 +102,7 @@ def test_a_users_own_set_and_list(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_keypoint_file_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
-        KeypointSet.load(str(tmp_path / "bad.yaml"))
-    assert message in str(caught.value)
+    assert message in complaint(KeypointSet, tmp_path / "bad.yaml", text)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +116,15 @@ def test_mistakes_in_a_keypoint_file_are_one_sentence(tmp_path: Path, text: str,
     ],
 )
 def test_mistakes_in_a_class_file_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
-        ClassList.load(str(tmp_path / "bad.yaml"))
-    assert message in str(caught.value)
+    assert message in complaint(ClassList, tmp_path / "bad.yaml", text)
+
+
+def complaint(kind: type[KeypointSet] | type[ClassList], path: Path, text: str) -> str:
+    """What is said of a file with this text; it names the file."""
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(path.name)) as caught:
+        kind.load(str(path))
+    return str(caught.value)
 
 
 def test_keys_without_anything_and_names_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
