@@ -188,7 +188,7 @@ def predict(
     frames: Annotated[int, typer.Option(min=0, help="Frames of each video or webcam; 0: to the end, or Ctrl-C.")] = 0,
 ) -> None:
     """Find people and tell their pose, parts, depth and normals: pictures and data for photos and videos."""
-    from training.predict.run import Options, summary
+    from training.predict.run import RECORD, Options, summary
     from training.predict.run import predict as run
 
     if precision not in ("fp32", "bf16"):
@@ -196,7 +196,7 @@ def predict(
     given = {"pose": pose, "parts": parts, "depth": depth, "normals": normals}
     options = Options(boxes, min_score, min_keypoint, batch, device, precision, pictures, data, frames)
     rows = run(paths, out, {task: path for task, path in given.items() if path}, options)
-    print(f"{out}: {summary(rows)}")
+    print(f"{out}: {summary(rows, json.loads((out / RECORD).read_text())['passed_over'])}")
     failed = [row for row in rows if row.error_message]
     for row in failed[:5]:
         print(f"  {' '.join((row.uri, row.member)).strip()}: {row.error_message}", file=sys.stderr)

@@ -5,6 +5,7 @@ Listing opens tars but no image. A file that cannot be read later is a row with 
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.cache import ShardError
-from shards.index import ShardSet, open_shards
+from shards.index import IMAGE_SUFFIXES, ShardSet, open_shards
 from training.config import UsageError
 
 PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())
@@ -66,29 +67,47 @@ class Clip:
 Input = Photo | Clip
 
 
-def list_inputs(paths: Sequence[str], out: Path) -> list[Input]:
+@dataclass
+class Listing:
+    """What predict answers, and by kind how many files beside it are neither photo nor video."""
+
+    inputs: list[Input] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def list_inputs(paths: Sequence[str], out: Path) -> Listing:
     """Photos and clips of image files, video files, folders (searched through), tars and webcam numbers, in the order
     given and by path inside folders; names of results are unique.
 
-    Raises UsageError for a path that is not there or when nothing was found.
+    Raises UsageError for a path that is not there or in which nothing was found.
     """
-    found = [item for path in paths for item in _list_one(path, out)]
-    if not found:
-        raise UsageError(
-            f"no photo or video was found in {', '.join(paths)}; give images, folders, tars, videos or a webcam number"
-        )
-    taken: set[str] = set()
-    return [_named_once(_as_text(item), taken) for item in found]
+    listing, taken = Listing(), set[str]()
+    for path in paths:
+        passed_over: Counter[str] = Counter()
+        found = [_named_once(_as_text(item), taken) for item in _list_one(path, out, passed_over)]
+        if not found:
+            others = f" (only {most_common(passed_over)})" if passed_over else ""
+            raise UsageError(
+                f"no photo or video was found in {path}{others}; give images, folders, tars, videos or a webcam number"
+            )
+        listing.inputs += found
+        listing.passed_over += passed_over
+    return listing
 
 
-def _list_one(given: str, out: Path) -> Iterator[Input]:
+def most_common(passed_over: Counter[str]) -> str:
+    """The most frequent kinds with their numbers."""
+    return ", ".join(f"{number} {kind}" for kind, number in passed_over.most_common(8))
+
+
+def _list_one(given: str, out: Path, passed_over: Counter[str]) -> Iterator[Input]:
     path = Path(given).expanduser()
     if given.isdigit() and not path.exists():
         yield Clip(f"webcam-{int(given)}", given, webcam=int(given))
     elif path.is_dir():
-        yield from _list_folder(path, out)
+        yield from _list_folder(path, out, passed_over)
     elif given.endswith(".tar") and (path.exists() or any(mark in given for mark in _MANY)):
-        yield from _list_tars(given)
+        yield from _list_tars(given, passed_over)
     elif not path.exists():
         raise UsageError(
             f"{given} does not exist; give images, folders, tars ('data/{{000..127}}.tar' too), videos "
@@ -100,11 +119,11 @@ def _list_one(given: str, out: Path) -> Iterator[Input]:
         yield Photo(path.stem, str(path))
 
 
-def _list_folder(folder: Path, out: Path) -> Iterator[Input]:
-    """Everything below a folder by path; hidden files and the output folder are left out. A folder that cannot be
-    listed, and a link to one, which may lead back, is a photo with an error.
+def _list_folder(folder: Path, out: Path, passed_over: Counter[str]) -> Iterator[Input]:
+    """Every photo, video and tar below a folder by path, without the output folder; what is hidden or of another kind
+    is counted. A folder that cannot be listed, and a link to one, which may lead back, is a photo with an error.
     """
-    if (folder / "shards").is_dir():  # a folder that sapiens-curate or sapiens-train pack wrote
+    if any(folder.glob("shards/*_stats.json")):  # a folder that sapiens-curate or sapiens-train pack wrote
         folder = folder / "shards"
     avoid = out.resolve()
     broken: list[Photo] = []
@@ -118,27 +137,32 @@ def _list_folder(folder: Path, out: Path) -> Iterator[Input]:
             path = Path(parent, link)
             error = "a link to a folder is not followed; give the folder itself as another input"
             yield Photo(str(path.relative_to(folder)), str(path), error=error)
+        passed_over.update("hidden" for name in (*folders, *files) if name.startswith("."))
         folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != avoid)
         for file in sorted(f for f in files if not f.startswith(".")):
             path = Path(parent, file)
             suffix, name = path.suffix.lower(), str(path.relative_to(folder).with_suffix(""))
             if suffix == ".tar":
-                yield from _list_tars(str(path))
+                yield from _list_tars(str(path), passed_over)
             elif suffix in VIDEO_SUFFIXES:
                 yield Clip(name, str(path))
             elif suffix in PHOTO_SUFFIXES:
                 yield Photo(name, str(path))
+            else:
+                passed_over[os.fsencode(suffix).decode(errors="replace") or "without suffix"] += 1
         yield from broken
         broken.clear()
 
 
-def _list_tars(pattern: str) -> Iterator[Photo]:
+def _list_tars(pattern: str, passed_over: Counter[str]) -> Iterator[Photo]:
     """The images of tars, with the people that curation found in them; a broken tar is one photo with an error."""
     try:
         shards = open_shards(pattern)
     except (ShardError, OSError) as error:
         yield Photo(Path(pattern).stem, pattern, error=f"{type(error).__name__}: {error}")
         return
+    if shards.without_image:
+        passed_over[f"tar samples without .{', .'.join(IMAGE_SUFFIXES)}"] += shards.without_image
     for number, shard in enumerate(shards.shards):
         samples, boxes = shards.samples(number), _curated_boxes(shards, number)
         seen: set[int] = set()  # shards for pose have a row per person

@@ -4,6 +4,7 @@ photos and frames ─▶ people ─▶ one view per person ─▶ one encoder pa
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,7 @@ from training.labels.sets import ClassList, KeypointSet
 from training.predict.compose import Composer, Found, Prediction
 from training.predict.draw import Style
 from training.predict.files import CONVENTIONS, write_photo
-from training.predict.inputs import Clip, Input, Photo, list_inputs
+from training.predict.inputs import Clip, Input, Listing, Photo, list_inputs, most_common
 from training.predict.models import Models, choose_device, load_models
 from training.predict.people import NoBoxes, People, choose_people
 from training.predict.video import SIDE, Frame, Reader, UnreadableVideo, Writer
@@ -151,14 +152,15 @@ def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], opt
     output that holds something else. Interrupted, what was done stays, with its manifest.
     """
     _check_output(out)
-    inputs = list_inputs(paths, out)
+    listing = list_inputs(paths, out)
+    inputs = listing.inputs
     _check_earlier(out, inputs)
     device = choose_device(options.device)
     people = choose_people(options.boxes, options.min_score, torch.get_num_threads())
     models = load_models(checkpoints, device, options.precision)
     predictor, style = Predictor(models, people, options.batch), _style(models, options)
     out.mkdir(parents=True, exist_ok=True)
-    Store(out).write_json(RECORD, _record(models, options))
+    Store(out).write_json(RECORD, _record(models, options, listing))
 
     rows: list[Row] = []
     photos = [item for item in inputs if isinstance(item, Photo)]
@@ -272,8 +274,8 @@ def _counted(row: Row, frame: Frame, answer: Answer) -> Row:
     )
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """One line on what came out."""
+def summary(rows: Sequence[Row], passed_over: Mapping[str, int]) -> str:
+    """One line on what came out, and what was no input; passed_over: as in run.json."""
     failed = sum(row.status == "failed" for row in rows)
     partial = sum(row.status == "partial" for row in rows)
     photos = [row for row in rows if row.kind == "photo" and row.status == "success"]
@@ -282,6 +284,8 @@ def summary(rows: Sequence[Row]) -> str:
     parts += [f"{len(clips)} videos of {sum(row.frames for row in clips)} frames"] if clips else []
     parts += [f"{partial} ended early"] if partial else []
     parts += [f"{failed} failed"] if failed else []
+    others = Counter(passed_over)
+    parts += [f"{others.total()} passed over as no photos or videos: {most_common(others)}"] if others else []
     return "; ".join(parts)
 
 
@@ -353,7 +357,7 @@ def _style(models: Models, options: Options) -> Style:
     )
 
 
-def _record(models: Models, options: Options) -> dict[str, Any]:
+def _record(models: Models, options: Options, listing: Listing) -> dict[str, Any]:
     return {
         "models": {
             task: {"checkpoint": loaded.path, "size": list(loaded.size), "encoder": loaded.encoder_hash[:16]}
@@ -361,6 +365,7 @@ def _record(models: Models, options: Options) -> dict[str, Any]:
         },
         "encoder_passes": len(models.groups),
         "options": asdict(options),
+        "passed_over": dict(listing.passed_over),
         "labels": {task: loaded.labels for task, loaded in models.tasks.items()},
         "conventions": CONVENTIONS,
     }

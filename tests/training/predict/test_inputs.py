@@ -15,7 +15,7 @@ from training.predict.inputs import Clip, Photo, list_inputs
 
 
 def names(*paths: object, out: Path = Path("/nowhere")) -> list[str]:
-    return [item.name for item in list_inputs([str(p) for p in paths], out)]
+    return [item.name for item in list_inputs([str(p) for p in paths], out).inputs]
 
 
 def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_output(photos: Path):
@@ -27,11 +27,26 @@ def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_outpu
     assert names(photos, out=photos / "out") == ["a", "b", "clip", "more/a"]
 
 
+def test_what_is_no_photo_is_counted_by_kind(photos: Path):
+    (photos / ".hidden.jpg").write_bytes(photo(3))
+    (photos / ".git").mkdir()
+    for name in ("notes.txt", "more/b.TXT", "README"):
+        (photos / name).write_text("not a photo")
+    write_members(photos / "s.tar", [("a.jpg", photo(1)), ("b.tif", b"x"), ("c.json", b"{}")])
+    kinds = {"hidden": 2, ".txt": 2, "without suffix": 1, "tar samples without .jpg, .jpeg, .png, .webp": 2}
+    assert list_inputs([str(photos)], Path("/nowhere")).passed_over == kinds
+
+
+def test_photos_beside_a_folder_called_shards_are_found(photos: Path):
+    (photos / "more").rename(photos / "shards")
+    assert names(photos) == ["a", "b", "shards/a"]
+
+
 def test_what_is_not_read_in_a_folder_is_an_input_with_an_error(photos: Path, tmp_path: Path):
     (photos / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "elsewhere").mkdir()
     (photos / "link").symlink_to(tmp_path / "elsewhere")
-    found = {item.name: item for item in list_inputs([str(photos)], tmp_path / "out")}
+    found = {item.name: item for item in list_inputs([str(photos)], tmp_path / "out").inputs}
     assert sorted(found) == ["a", "b", "link", "more/a", "phone"]
     link = found["link"]
     assert isinstance(link, Photo)
@@ -42,9 +57,12 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path: Path):
     name = os.fsencode(tmp_path / "caf") + b"\xe9.jpg"
     try:
         Path(os.fsdecode(name)).write_bytes(photo(1))
+        Path(os.fsdecode(name[:-4] + b".\xe9")).write_bytes(b"")
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
-    (found,) = list_inputs([str(tmp_path)], tmp_path / "out")
+    listing = list_inputs([str(tmp_path)], tmp_path / "out")
+    assert listing.passed_over == {".�": 1}
+    (found,) = listing.inputs
     assert isinstance(found, Photo)
     assert (found.name, found.uri) == ("caf�", f"{tmp_path}/caf�.jpg")
     assert found.read() == photo(1)
@@ -62,7 +80,7 @@ def test_tar_members_are_read_by_offset_and_cannot_leave_the_output(tmp_path: Pa
         tmp_path / "s.tar",
         [("../../up.jpg", photo(1)), ("/abs/x.jpg", photo(2)), ("x.json", b"{}"), ("y.jpg", photo(3))],
     )
-    found = list_inputs([str(tar)], tmp_path / "out")
+    found = list_inputs([str(tar)], tmp_path / "out").inputs
     assert [item.name for item in found] == ["s/up", "s/abs/x", "s/y"]
     assert isinstance(found[2], Photo)
     assert found[2].read() == photo(3)
@@ -71,7 +89,7 @@ def test_tar_members_are_read_by_offset_and_cannot_leave_the_output(tmp_path: Pa
 def test_a_broken_tar_is_a_photo_with_an_error(tmp_path: Path):
     tar = write_members(tmp_path / "s.tar", [("a.jpg", photo(1)), ("b.jpg", photo(2))])
     tar.write_bytes(tar.read_bytes()[:1500])
-    (found,) = list_inputs([str(tmp_path)], tmp_path / "out")
+    (found,) = list_inputs([str(tmp_path)], tmp_path / "out").inputs
     assert isinstance(found, Photo)
     assert "s.tar" in found.error
 
@@ -84,7 +102,7 @@ def test_curated_shards_bring_their_people_at_the_packed_size(tmp_path: Path):
     table = table.append_column("original_width", pa.array([240, 240]))
     table = table.append_column("person_boxes", pa.array([[person], None]))
     pq.write_table(table, index)
-    first, second = list_inputs([str(curated)], tmp_path / "out")
+    first, second = list_inputs([str(curated)], tmp_path / "out").inputs
     assert isinstance(first, Photo)
     assert isinstance(second, Photo)
     np.testing.assert_allclose(first.boxes, [[10, 20, 60, 80, 0.75]])
@@ -93,14 +111,17 @@ def test_curated_shards_bring_their_people_at_the_packed_size(tmp_path: Path):
 
 def test_a_number_is_a_webcam_unless_there_is_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert list_inputs(["0"], tmp_path) == [Clip("webcam-0", "0", webcam=0)]
+    assert list_inputs(["0"], tmp_path).inputs == [Clip("webcam-0", "0", webcam=0)]
     Path("0").write_bytes(photo(1))
-    assert isinstance(list_inputs(["0"], tmp_path)[0], Photo)
+    assert isinstance(list_inputs(["0"], tmp_path).inputs[0], Photo)
 
 
 def test_what_is_not_there_is_one_sentence(tmp_path: Path):
     with pytest.raises(UsageError, match=r"nothing\.jpg does not exist"):
         list_inputs([str(tmp_path / "nothing.jpg")], tmp_path)
-    (tmp_path / "notes.json").write_text(json.dumps({}))
-    with pytest.raises(UsageError, match="no photo or video was found"):
-        list_inputs([str(tmp_path)], tmp_path / "out")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(photo(1))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.json").write_text(json.dumps({}))
+    with pytest.raises(UsageError, match=r"no photo or video was found in .*notes \(only 1 \.json\)"):
+        list_inputs([str(tmp_path / "photos"), str(tmp_path / "notes")], tmp_path / "out")

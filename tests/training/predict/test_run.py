@@ -18,6 +18,7 @@ WHOLE = Options(boxes="whole", device="cpu")
 def test_every_input_is_a_row_whatever_it_holds(checkpoints, photos: Path, tmp_path):
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "text.png").write_text("no picture")
+    (photos / "notes.txt").write_text("no picture")
     (photos / "cut.jpg").write_bytes(photo(5, 400, 400)[:2000])
     os.mkfifo(photos / "pipe.jpg")
     write_foreign(photos / "shard.tar", range(2))
@@ -33,7 +34,9 @@ def test_every_input_is_a_row_whatever_it_holds(checkpoints, photos: Path, tmp_p
     assert (good.num_persons == 1).all()
     assert dict(zip(good.width, good.height, strict=True)).items() >= {120: 96, 30: 50, 200: 300}.items()
     assert all((tmp_path / "out" / file).is_file() for files in good.files for file in files)
-    assert summary(rows) == "5 photos with 5 people; 4 failed"
+    passed_over = json.loads((tmp_path / "out" / "run.json").read_text())["passed_over"]
+    told = "5 photos with 5 people; 4 failed; 1 passed over as no photos or videos: 1 .txt"
+    assert summary(rows, passed_over) == told
 
 
 def test_batches_over_images_of_mixed_sizes_do_not_change_the_answers(checkpoints, photos: Path, tmp_path):
