@@ -30,6 +30,11 @@ def suffix(name: str) -> str:
     return f".{base.rsplit('.', 1)[-1].lower()}" if "." in base[1:] else ""
 
 
+def kind_of(name: str) -> str:
+    """What a file that is no image is counted as: its suffix, with ? for bytes that are not UTF-8."""
+    return suffix(name).encode("utf-8", "replace").decode() or "no suffix"
+
+
 def describe(error: BaseException) -> str:
     """`Class: text` on one line, as manifests hold it."""
     text = " ".join(str(error).split())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 
-from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, suffix
+from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, kind_of, suffix
 from curation.sources.read import local_uri
 from curation.sources.tar import list_tar
 
@@ -40,7 +40,7 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
                 caption = os.path.join(parent, f"{stem}.txt") if f"{stem}.txt" in names else None
                 yield list_file(path, caption)
             else:
-                passed_over[suffix(name) or "no suffix"] += 1
+                passed_over[kind_of(name)] += 1
         yield from broken
         broken.clear()
 
@@ -65,7 +65,7 @@ def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
         elif suffix(path) in IMAGE_SUFFIXES:
             yield Entry(full, bytes=info.get("size") or -1, version=str(info.get("ETag") or info.get("mtime") or ""))
         else:
-            passed_over[suffix(path) or "no suffix"] += 1
+            passed_over[kind_of(path)] += 1
 
 
 def _is_image(path: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, suffix
+from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, kind_of, suffix
 from curation.sources.read import open_uri
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
@@ -39,7 +39,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                     if text:
                         captions[sample] = text
                 else:
-                    passed_over[kind or "no suffix"] += 1
+                    passed_over[kind_of(member.name)] += 1
             if not _ends_well(file, end):
                 raise tarfile.ReadError("breaks off without an end marker")
     except (tarfile.TarError, OSError, EOFError) as broken:

@@ -15,6 +15,7 @@ import pytest
 
 from curation.errors import UsageError
 from curation.recipe import Recipe
+from curation.record import load_record
 from curation.run import Workplace, curate
 from curation.sources import Entry, list_source, read_bytes
 from curation.verify import verify
@@ -49,6 +50,17 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert [Path(e.uri).name for e in entries] == ["a.jpg", "1.jpeg", "2.JPG", "odd.dat"]
     assert entries[1].caption == "a caption"
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
+
+
+def test_a_suffix_that_is_not_utf8_is_counted(tmp_path: Path, plain_recipe: Recipe) -> None:
+    write(tmp_path / "photos", {"1.jpg": jpeg(1)})
+    make_tar(tmp_path / "photos" / "2.tar", [("2.jpg", jpeg(2)), ("2.\udce9", b"x")])
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "photos" / "x.") + b"\xe9")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    curate(str(tmp_path / "photos"), str(tmp_path / "out"), plain_recipe, place=HERE)
+    assert load_record(Store(tmp_path / "out")).passed_over == {".?": 2}
 
 
 def test_a_caption_that_cannot_be_read_fails_its_image_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
