@@ -70,7 +70,9 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
         value = json.loads(text).get("caption")
     except (ValueError, AttributeError):
         return ""
-    return value.strip() if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value.encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
 
 
 def _ends_well(file: BinaryIO, end: int) -> bool:

@@ -52,6 +52,12 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
 
 
+def test_a_caption_with_half_a_character_keeps_the_rest(tmp_path: Path, plain_recipe: Recipe) -> None:
+    tar = make_tar(tmp_path / "a.tar", [("1.jpg", jpeg(1)), ("1.json", b'{"caption": "a \\ud800 man"}')])
+    curate(str(tar), str(tmp_path / "out"), plain_recipe, place=HERE)
+    assert pd.read_parquet(tmp_path / "out" / "manifest").caption.tolist() == ["a ? man"]
+
+
 def test_a_suffix_that_is_not_utf8_is_counted(tmp_path: Path, plain_recipe: Recipe) -> None:
     write(tmp_path / "photos", {"1.jpg": jpeg(1)})
     make_tar(tmp_path / "photos" / "2.tar", [("2.jpg", jpeg(2)), ("2.\udce9", b"x")])
