@@ -149,17 +149,20 @@ def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], opt
     """Answer every input and write its files, the manifest and run.json into `out`; the manifest's rows.
 
     Raises UsageError for what cannot be meant: no model, a checkpoint of another task, a path that is not there, or an
-    output that holds something else. Interrupted, what was done stays, with its manifest.
+    output that holds something else. What an earlier run wrote there is deleted. Interrupted, what was done stays, with
+    its manifest.
     """
     _check_output(out)
     listing = list_inputs(paths, out)
     inputs = listing.inputs
-    _check_earlier(out, inputs)
+    earlier = _earlier_files(out, inputs)
     device = choose_device(options.device)
     people = choose_people(options.boxes, options.min_score, torch.get_num_threads())
     models = load_models(checkpoints, device, options.precision)
     predictor, style = Predictor(models, people, options.batch), _style(models, options)
     out.mkdir(parents=True, exist_ok=True)
+    for file in earlier:  # all of it is made anew; what this run does not make, such as another task's, would be stale
+        (out / file).unlink(missing_ok=True)
     Store(out).write_json(RECORD, _record(models, options, listing))
 
     rows: list[Row] = []
@@ -371,19 +374,22 @@ def _record(models: Models, options: Options, listing: Listing) -> dict[str, Any
     }
 
 
-def _check_earlier(out: Path, inputs: Sequence[Input]) -> None:
-    """What was made of an input that is not among these must not be overwritten by another of its name."""
+def _earlier_files(out: Path, inputs: Sequence[Input]) -> list[str]:
+    """What an earlier run wrote, by its manifest. Raises UsageError where these inputs would not make all of it anew:
+    the manifest, which is written anew, would lose the rest.
+    """
     if not (out / MANIFEST).is_file():
-        return
+        return []
     places = {(os.path.abspath(item.uri), item.member) for item in inputs}
-    names = {item.name for item in inputs}
-    for row in Store(out).read_table(MANIFEST, ["name", "uri", "member", "files"]).to_pylist():
-        place = (os.path.abspath(row["uri"]), row["member"])
-        if row["files"] and row["name"] in names and place not in places:
+    files: list[str] = []
+    for row in Store(out).read_table(MANIFEST, ["uri", "member", "files"]).to_pylist():
+        if row["files"] and (os.path.abspath(row["uri"]), row["member"]) not in places:
             raise UsageError(
                 f"{out} holds results of {row['uri']} {row['member']}".rstrip()
-                + f" by the name '{row['name']}', which another input has now; give another folder"
+                + ", which is not among these inputs; give it too, or another folder for the results"
             )
+        files += row["files"]
+    return files
 
 
 def _check_output(out: Path) -> None:

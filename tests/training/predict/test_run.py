@@ -97,12 +97,24 @@ def test_an_output_that_holds_something_else_is_refused(checkpoints, photos: Pat
         predict([str(photos / "a.jpg")], photos / "b.PNG", checkpoints, WHOLE)
 
 
-def test_results_of_another_photo_of_the_same_name_are_not_overwritten(checkpoints, photos: Path, tmp_path):
+def test_another_run_leaves_nothing_of_the_one_before(checkpoints, photos: Path, tmp_path):
+    out = tmp_path / "out"
+    predict([str(photos)], out, checkpoints, WHOLE)
+    (out / "mine.txt").write_text("of the user")
+    (photos / "more" / "a.jpg").write_bytes(b"broken by now")
+    rows = predict([str(photos)], out, {"pose": checkpoints["pose"]}, Options("whole", device="cpu", pictures=False))
+    assert [row.files for row in rows] == [("a.keypoints.json",), ("b.keypoints.json",), ()]
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left == {"a.keypoints.json", "b.keypoints.json", "manifest.parquet", "run.json", "mine.txt"}
+
+
+def test_results_of_another_photo_are_not_lost(checkpoints, photos: Path, tmp_path):
     models = {"pose": checkpoints["pose"]}
     predict([str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
     before = (tmp_path / "out" / "a.panel.jpg").read_bytes()
-    with pytest.raises(UsageError, match=r"holds results of .*photos/a\.jpg by the name 'a', which another input has"):
-        predict([str(photos / "more" / "a.jpg")], tmp_path / "out", models, WHOLE)
+    for other in ("more/a.jpg", "b.PNG"):
+        with pytest.raises(UsageError, match=r"holds results of .*photos/a\.jpg, which is not among these inputs"):
+            predict([str(photos / other)], tmp_path / "out", models, WHOLE)
     assert (tmp_path / "out" / "a.panel.jpg").read_bytes() == before
     more = predict([str(photos / "more" / "a.jpg"), str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
     assert [row.name for row in more] == ["a", "a-2"]  # all that was there is made again
