@@ -395,8 +395,11 @@ def _earlier_files(out: Path, inputs: Sequence[Input]) -> list[str]:
 def _check_output(out: Path) -> None:
     if out.is_file():
         raise UsageError(f"the output {out} is a file; the last argument is the folder for the results")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    record = Store(out).read_json(RECORD)
+    if not isinstance(record, dict) or "conventions" not in record:  # a curated folder has a run.json of its own
         raise UsageError(
-            f"the output {out} is not empty and holds no earlier results ({RECORD}); the last argument is the folder "
-            "for the results: give a new or empty one"
+            f"the output {out} is not empty and holds no earlier results; the last argument is the folder for the "
+            "results: give a new or empty one"
         )

@@ -95,6 +95,10 @@ def test_an_output_that_holds_something_else_is_refused(checkpoints, photos: Pat
         predict([str(photos / "a.jpg")], photos, checkpoints, WHOLE)
     with pytest.raises(UsageError, match="is a file; the last argument is the folder"):
         predict([str(photos / "a.jpg")], photos / "b.PNG", checkpoints, WHOLE)
+    (tmp_path / "curated").mkdir()
+    (tmp_path / "curated" / "run.json").write_text('{"source": "photos"}')
+    with pytest.raises(UsageError, match="is not empty and holds no earlier results"):
+        predict([str(photos / "a.jpg")], tmp_path / "curated", checkpoints, WHOLE)
 
 
 def test_another_run_leaves_nothing_of_the_one_before(checkpoints, photos: Path, tmp_path):
