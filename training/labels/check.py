@@ -137,6 +137,8 @@ def _check_people(given: Given, photo: _Photo, names: KeypointSet) -> Checked:
 
 def _keypoints(person: GivenPerson, photo: _Photo, names: KeypointSet) -> tuple[np.ndarray, int]:
     """(K, 3) x, y, v and how many were dropped: a keypoint outside the image or not a number counts as unlabelled."""
+    if person.refused:
+        raise person.refused
     if person.crowd:
         raise LabelError(CROWD, "it stands for a crowd (iscrowd)")
     if len(person.keypoints) != 3 * len(names.names):

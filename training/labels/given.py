@@ -31,7 +31,8 @@ class LabelError(ValueError):
 @dataclass(frozen=True)
 class GivenPerson:
     """A person as it was labelled. member: what the file calls it. keypoints: flat x, y, v. box: x0, y0, x1, y1, or
-    None where only keypoints are known. area: pixels, NaN where unknown. crowd: it stands for many.
+    None where only keypoints are known. area: pixels, NaN where unknown. crowd: it stands for many. refused: why the
+    file's values cannot be read.
     """
 
     member: str
@@ -39,6 +40,7 @@ class GivenPerson:
     box: tuple[float, float, float, float] | None = None
     area: float = float("nan")
     crowd: bool = False
+    refused: LabelError | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from functools import partial
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from training.config import UsageError
@@ -93,28 +94,48 @@ def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple
 
 
 def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
-    """An annotation whose values are no numbers has no keypoints, and is refused for that."""
+    member = str(annotation.get("id", number))
     try:
-        return _numbers(annotation, number, order)
-    except (TypeError, ValueError):
-        return GivenPerson(str(annotation.get("id", number)), ())
+        keypoints, box = _keypoints(annotation, order), _box(annotation)
+        area = sum(_numbers(annotation, "area")) or float("nan")  # 0 says no more than leaving it out
+    except LabelError as error:
+        return GivenPerson(member, (), refused=error)
+    return GivenPerson(member, keypoints, box, area, bool(annotation.get("iscrowd", 0)))
 
 
-def _numbers(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
+def _keypoints(annotation: dict[str, Any], order: tuple[int, ...]) -> tuple[float, ...]:
     flat: list[float] = []
     for field in WHOLE_BODY:
-        values = [float(value) for value in annotation.get(field) or ()]
+        values = _numbers(annotation, field)
         if not annotation.get(field.replace("_kpts", "_valid"), True):
             values = [0.0] * len(values)
         flat += values
     if len(flat) == 3 * len(order):
         flat = [value for place in order for value in flat[3 * place : 3 * place + 3]]
-    box = None
-    if (given := annotation.get("bbox")) is not None and len(given) == 4:
-        x, y, width, height = map(float, given)
-        box = (x, y, x + width, y + height)
-    area = float(annotation.get("area") or "nan")
-    return GivenPerson(str(annotation.get("id", number)), tuple(flat), box, area, bool(annotation.get("iscrowd", 0)))
+    return tuple(flat)
+
+
+def _box(annotation: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    values = _numbers(annotation, "bbox")
+    if not values:
+        return None
+    if len(values) != 4:
+        raise LabelError(BROKEN_LABEL, f"its bbox has {len(values)} numbers where x, y, width and height are needed")
+    x, y, width, height = values
+    return x, y, x + width, y + height
+
+
+def _numbers(annotation: dict[str, Any], field: str) -> list[float]:
+    """What a field holds, a list or a single number; nothing where it is left out."""
+    given = annotation.get(field)
+    values = given if isinstance(given, list) else [] if given is None else [given]
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(float(value))
+        except (TypeError, ValueError, OverflowError):
+            raise LabelError(BROKEN_LABEL, f"{shortened(value)} in its {field} is not a number") from None
+    return numbers
 
 
 def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:

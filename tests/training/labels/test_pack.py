@@ -136,11 +136,14 @@ def test_bad_people_are_refused_or_mended_and_counted(tmp_path: Path) -> None:
         person(0, keypoints=[float("nan"), 5.0, 2.0, *person(0)["keypoints"][3:]]),
         person(7),
         person(0, keypoints=["here", "there", None]),
+        person(0, bbox=[10, 10, None, 5]),
+        person(0, bbox=[10, 10, 5]),
+        person(0, area="large"),
     ]
     labels = packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", given))
     rows = manifest(tmp_path / "out")
     assert len(rows) == len(given) == labels["counts"]["given"]
-    assert rows.status.tolist() == ["packed"] * 2 + ["refused"] * 6 + ["packed", "refused", "refused"]
+    assert rows.status.tolist() == ["packed"] * 2 + ["refused"] * 6 + ["packed"] + ["refused"] * 5
     assert rows[rows.status == "packed"].dropped.tolist() == [0, 1, 1]
     assert rows[rows.status == "packed"].clipped.tolist() == [False, True, False]
     assert rows.error_message.tolist()[2:8] == [
@@ -151,8 +154,14 @@ def test_bad_people_are_refused_or_mended_and_counted(tmp_path: Path) -> None:
         "it stands for a crowd (iscrowd)",
         "its box 10, 10, 10, 15 is empty",
     ]
-    assert rows.error_message.tolist()[10] == "image_id 7 is not among the file's images"
-    assert sum(labels["counts"]["refusals"].values()) == labels["counts"]["refused"] == 8
+    assert rows.error_message.tolist()[9:] == [
+        "'here' in its keypoints is not a number",
+        "None in its bbox is not a number",
+        "its bbox has 3 numbers where x, y, width and height are needed",
+        "'large' in its area is not a number",
+        "image_id 7 is not among the file's images",
+    ]
+    assert sum(labels["counts"]["refusals"].values()) == labels["counts"]["refused"] == 11
     sample = open_labelled(str(tmp_path / "out")).read(0, 1)
     assert sample.box == (0, 20, 50, HEIGHT)
     assert sample.row["keypoints"][48:] == [0, 0, 0]
