@@ -60,7 +60,7 @@ def pack_shard(job: ShardJob) -> Packed:
     table, offsets = _members(store, job)
     rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist()])
     stats = shard_stats(store, job.shard)
-    if stats and not stats["failed"] and stats.get("rows_hash") == rows_hash and _same_run(stats, job):
+    if stats and _is_done(store, job, stats, rows_hash):
         return Packed(job.shard, stats["successes"], 0)
     return _write(store, job, table, offsets, rows_hash)
 
@@ -97,8 +97,13 @@ def _members(store: Store, job: ShardJob) -> tuple[pa.Table, list[tuple[int, int
     return pa.concat_tables(tables), places
 
 
-def _same_run(stats: Row, job: ShardJob) -> bool:
-    return stats.get("plan_hash") == job.plan.hash and stats.get("recipe_hash") == job.recipe.hash
+def _is_done(store: Store, job: ShardJob, stats: Row, rows_hash: str) -> bool:
+    """Whether the shard is this run's, lacks no image, and its table, which is read next, holds what was written."""
+    wanted = {"rows_hash": rows_hash, "plan_hash": job.plan.hash, "recipe_hash": job.recipe.hash}
+    if stats["failed"] or any(stats.get(name) != value for name, value in wanted.items()):
+        return False
+    table = table_file(job.shard)
+    return store.sha256(table) == stats["sha256"][table.rsplit("/", 1)[-1]]
 
 
 def _write(store: Store, job: ShardJob, table: pa.Table, places: list[tuple[int, int]], rows_hash: str) -> Packed:

@@ -15,6 +15,8 @@ from curation.record import load_record
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
 
+_ALTERED = "does not have the sha256 its stats vouch for; delete it, and `sapiens-curate run` makes it anew"
+
 
 def verify(out: str) -> tuple[Counts, list[str]]:
     """Counts over the manifest and every fault found, as sentences; no fault, an empty list."""
@@ -69,7 +71,7 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> t
         faults.append(f"scores of unit {unit}{with_them} are missing or do not have the size their stats vouch for")
         return counts, faults
     if store.sha256(scores_file(unit)) != stats["sha256"]:
-        faults.append(f"{scores_file(unit)} does not have the sha256 its stats vouch for")
+        faults.append(f"{scores_file(unit)} {_ALTERED}")
     if embedded:
         faults += _check_embeddings(store, unit, plan_of_run, table, stats)
     return counts, faults
@@ -88,9 +90,7 @@ def _check_shard(store: Store, shard: int) -> tuple[int, list[str]]:
     if stats is None:
         return 0, ["is missing or does not have the size its stats vouch for"]
     faults = [
-        f"{name} does not have the sha256 its stats vouch for"
-        for name, wanted in stats["sha256"].items()
-        if store.sha256(f"shards/{name}") != wanted
+        f"{name} {_ALTERED}" for name, wanted in stats["sha256"].items() if store.sha256(f"shards/{name}") != wanted
     ]
     if faults:
         return stats["successes"], faults

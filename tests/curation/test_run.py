@@ -101,6 +101,10 @@ def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, pl
         (out / name).unlink()
         assert verify(str(out))[1], name
         curate(str(source), str(out), plain_recipe, place=HERE)
+    table = out / "shards" / "00000.parquet"
+    table.write_bytes(table.read_bytes()[:-8] + b"x" * 8)
+    (out / "manifest/00000.parquet").unlink()
+    curate(str(source), str(out), plain_recipe, place=HERE)
     assert contents(out) == whole
     assert verify(str(out))[1] == []
     for name, fault in (
@@ -274,7 +278,7 @@ def test_only_a_changed_scorer_runs_again(
     score._scorers.cache_clear()
     curate(str(source), str(out), plain_recipe, place=HERE)
     assert asked == []
-    monkeypatch.setattr(Quality, "identity", "laplacian512@2")
+    monkeypatch.setattr(Quality, "identity", "another@1")
     score._scorers.cache_clear()
     curate(str(source), str(out), plain_recipe, place=HERE)
     assert set(asked) == {"quality"}
