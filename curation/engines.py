@@ -169,17 +169,19 @@ def _openvino(
     requests = [compiled.create_infer_request() for _ in range(threads)]
 
     def run(pictures: Array) -> tuple[Array, ...]:
-        rows: list[list[Array]] = []
-        portions = [pictures[first : first + batch] for first in range(0, len(pictures), batch)]
-        for first in range(0, len(portions), threads):
-            busy = list(zip(requests, portions[first : first + threads], strict=False))
-            for request, portion in busy:
+        answers = [np.empty((len(pictures), *t.shape[1:]), np.float32) for t in requests[0].output_tensors]
+        firsts = range(0, len(pictures), batch)
+        for start in range(0, len(firsts), threads):
+            busy = list(zip(requests, firsts[start : start + threads], strict=False))
+            for request, first in busy:
+                portion = pictures[first : first + batch]
                 request.set_input_tensor(ov.Tensor(np.ascontiguousarray(_filled(portion, batch))))
                 request.start_async()
-            for request, portion in busy:
+            for request, first in busy:
                 request.wait()
-                rows.append([np.array(t.data[: len(portion)], np.float32) for t in request.output_tensors])
-        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+                for answer, t in zip(answers, request.output_tensors, strict=True):
+                    answer[first : first + batch] = t.data[: len(pictures) - first]
+        return tuple(answers)
 
     return Engine(run, "cpu", "bf16" if bf16 else "fp32")
 

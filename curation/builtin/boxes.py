@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.resize import resized
+
 GREY = 114
 STEP = 32  # the coarsest stride of our networks
 MARGIN = 16  # pixels
@@ -32,8 +34,7 @@ def letterbox(image: NDArray[np.uint8], size: int, fill: int = GREY) -> tuple[ND
     scale = size / max(height, width)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = np.full((*input_shape(height, width, size), 3), fill, np.uint8)
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas[:h, :w] = cv2.resize(image, (w, h), interpolation=interpolation)
+    canvas[:h, :w] = resized(image, w, h)
     return canvas, scale
 
 

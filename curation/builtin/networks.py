@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 ANSWERS = ("people", "watermark", "style", "text", "safety")
 WEIGHTS = Path(__file__).parent / "weights"
-VERSION = 3  # of everything between the pixels and the answers: raise it when an answer may change
+VERSION = 4  # of everything between the pixels and the answers: raise it when an answer may change
 
 PEOPLE_SIZE, TEXT_SIZE, BODY_SIZE = 448, 512, 320
 LEAST_PERSON, PERSON_OVERLAP = 0.05, 0.45

@@ -14,7 +14,7 @@ class Fingerprint:
 
     name = "fingerprint"
     columns = ("phash",)
-    identity = "dct8x8@1"
+    identity = "dct8x8@2"
 
     def score(self, batch: Batch) -> dict[str, list[int | None]]:
         return {"phash": [phash(grey) for grey in batch.greys()]}

@@ -11,7 +11,7 @@ class Quality:
 
     name = "quality"
     columns = ("blur", "exposure")
-    identity = "laplacian512@1"
+    identity = "laplacian512@2"
 
     def score(self, batch: Batch) -> dict[str, list[float]]:
         greys = batch.greys()
