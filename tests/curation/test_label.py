@@ -18,7 +18,9 @@ import pytest
 
 from curation.errors import UsageError
 from curation.labelling.borderline import nearest, read_done
+from curation.labelling.scores import Question, read_scores
 from curation.labelling.serve import Session, make_server, start_session
+from manifests.store import Store
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -61,6 +63,11 @@ def test_answers_are_kept_and_not_asked_again(session: Session, made_run: Path, 
     again = start_session(str(made_run), "watermark", session.labels, 6)
     assert first not in again.rows
     assert second in again.rows
+
+
+def test_a_concept_that_is_not_decided_yet_is_one_sentence(made_run: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no phat; run `sapiens-curate decide"):
+        read_scores(Store(made_run), Question("hat", "phat", "Is it a hat?"))
 
 
 def test_a_csv_of_something_else_is_left_alone(tmp_path: Path) -> None:
