@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: demo demo-tasks test test-slow check clean
+.PHONY: demo demo-tasks check clean test test-training test-curation test-slow test-slow-training test-slow-curation
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -40,13 +40,25 @@ demo-tasks: $(VENV)/installed
 	$(BIN)/sapiens-train predict $(TASKS)/unseen/images $(TASKS)/predicted --boxes whole \
 		--parts $(TASKS)/run-parts --normals $(TASKS)/run-normals
 
-test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m 'not slow' tests/shards tests/training
-	$(BIN)/python -m pytest -m 'not slow' tests/manifests tests/curation
+# Two processes: forked loaders of training would not survive the thread pools that curation leaves behind. `make -j2 test` runs
+# them side by side.
+test: test-training test-curation
+test-slow: test-slow-training test-slow-curation
 
-test-slow: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m slow tests/shards tests/training
-	$(BIN)/python -m pytest -m slow tests/manifests tests/curation
+TRAINING := tests/shards tests/training
+CURATION := tests/manifests tests/curation
+
+test-training: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m 'not slow' $(TRAINING)
+
+test-curation: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m 'not slow' $(CURATION)
+
+test-slow-training: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m slow $(TRAINING)
+
+test-slow-curation: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m slow $(CURATION)
 
 check: $(VENV)/test-installed
 	$(BIN)/ruff check .
