@@ -26,10 +26,19 @@ def manifest_names(store: Store) -> list[str]:
 
 
 def batches(store: Store, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """All rows in plan order, up to 65,536 at a time; `boxes.list.element.score` reads that field alone."""
+    """All rows in plan order, up to 65,536 at a time; `boxes.list.element.score` reads that field alone.
+
+    Raises NoManifest for a column that is not there, such as that of a concept added since verdicts were given.
+    """
     for name in manifest_names(store):
         with store.open(name) as file:
-            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns))
+            parquet = pq.ParquetFile(file)
+            if missing := {column.split(".")[0] for column in columns} - set(parquet.schema_arrow.names):
+                raise NoManifest(
+                    f"{name} of {store.root} has no column {', '.join(sorted(missing))}; "
+                    "run `sapiens-curate decide` on it first"
+                )
+            yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
 
 def numbers_where(

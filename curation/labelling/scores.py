@@ -64,10 +64,6 @@ def read_scores(store: Store, question: Question) -> Scores:
     uris: list[str] = []
     values = []
     for batch in batches(store, ["uid", "uri", source]):
-        if source not in batch.schema.names:  # a concept that the recipe asks for since the manifest was decided
-            raise UsageError(
-                f"the manifest of {store.root} holds no {source}; run `sapiens-curate decide {store.root}`"
-            )
         uids += [uid or "" for uid in batch["uid"].to_pylist()]
         uris += batch["uri"].to_pylist()
         values.append(_best(batch[source]) if source == "person_boxes" else _numbers(batch[source]))

@@ -20,6 +20,7 @@ from curation.errors import UsageError
 from curation.labelling.borderline import nearest, read_done
 from curation.labelling.scores import Question, read_scores
 from curation.labelling.serve import Session, make_server, start_session
+from manifests.scan import NoManifest
 from manifests.store import Store
 
 CHROMIUM = next(
@@ -66,7 +67,7 @@ def test_answers_are_kept_and_not_asked_again(session: Session, made_run: Path, 
 
 
 def test_a_concept_that_is_not_decided_yet_is_one_sentence(made_run: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no phat; run `sapiens-curate decide"):
+    with pytest.raises(NoManifest, match=r"has no column phat; run `sapiens-curate decide`"):
         read_scores(Store(made_run), Question("hat", "phat", "Is it a hat?"))
 
 
