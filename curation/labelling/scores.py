@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from curation.errors import UsageError
 from curation.recipe import Recipe
-from curation.report.columns import BEST_PERSON
+from curation.report.columns import BEST_PERSON, stored, values
 from curation.report.thresholds import lines
-from curation.rules import flatten_boxes
 from manifests.scan import batches
 from manifests.store import Store
 
@@ -59,15 +58,14 @@ def find_question(name: str, recipe: Recipe) -> Question:
 
 def read_scores(store: Store, question: Question) -> Scores:
     """The score of every image. Raises UsageError where the question was not asked in this run."""
-    source = "person_boxes" if question.column == BEST_PERSON else question.column
     uids: list[str] = []
     uris: list[str] = []
-    values = []
-    for batch in batches(store, ["uid", "uri", source]):
+    found = []
+    for batch in batches(store, ["uid", "uri", *stored([question.column])]):
         uids += [uid or "" for uid in batch["uid"].to_pylist()]
         uris += batch["uri"].to_pylist()
-        values.append(_best(batch[source]) if source == "person_boxes" else _numbers(batch[source]))
-    scores = Scores(uids, uris, np.concatenate(values) if values else np.zeros(0))
+        found.append(_answers(batch, question.column))
+    scores = Scores(uids, uris, np.concatenate(found) if found else np.zeros(0))
     if not np.isfinite(scores.values).any():
         raise UsageError(f"{store.root} holds no {question.column}: score it with a recipe that asks {question.name!r}")
     return scores
@@ -78,14 +76,9 @@ def threshold_in(recipe: Recipe, question: Question) -> float | None:
     return next((line.value for line in lines(recipe) if line.column == question.column), None)
 
 
-def _numbers(column: pa.Array) -> NDArray[np.float64]:
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
-
-
-def _best(column: pa.Array) -> NDArray[np.float64]:
-    """The best person's score, 0 where nobody was found, NaN where nobody looked."""
-    boxes = flatten_boxes(pa.chunked_array([column]))
-    best = np.zeros(boxes.rows)
-    np.maximum.at(best, boxes.row, boxes.score)
-    best[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return best
+def _answers(batch: pa.RecordBatch, column: str) -> NDArray[np.float64]:
+    """A score per image, NaN where nobody asked; the best person's is 0 where nobody was found."""
+    scores = values(batch, column)
+    if column == BEST_PERSON:
+        scores[np.isnan(scores) & batch["person_boxes"].is_valid().to_numpy(zero_copy_only=False)] = 0
+    return scores
