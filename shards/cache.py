@@ -3,14 +3,17 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 
 from manifests.store import Store, exclusive
+
+Value = TypeVar("Value")
 
 ATTEMPTS = 5
 ABANDONED = 24 * 3600
@@ -46,9 +49,18 @@ class ShardCache:
         self.folder = folder or cache_home() / "shards"
         self.limit = limit
 
+    def read(self, read: Callable[[Path], Value], url: str, size: int | None = None, stamp: str = "") -> Value:
+        """What `read` makes of the url's content at a local path; called again where another process deleted the copy
+        before it was opened.
+        """
+        try:
+            return read(self.fetch(url, size, stamp))
+        except FileNotFoundError:
+            return read(self.fetch(url, size, stamp))
+
     def fetch(self, url: str, size: int | None = None, stamp: str = "") -> Path:
-        """A local path with the url's content, downloaded now if need be. size: bytes it must have, where
-        known. stamp: what tells it from other content under the same url.
+        """A local path with the url's content, downloaded now if need be; it may be deleted at any time. size: bytes it
+        must have, where known. stamp: what tells it from other content under the same url.
         """
         if path := local_path(url):
             return path

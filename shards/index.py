@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import translate
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,14 +88,18 @@ class ShardSet:
             raise ShardError(f"{self.shards[number].url} ended early: it was truncated; copy it again")
         return data
 
-    def index_file(self, number: int) -> Path:
-        """A local copy of a shard's parquet. Raises ShardError."""
+    def read_index(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """A shard's parquet. Raises ShardError where it cannot be fetched, OSError or ArrowException where not read."""
         shard = self.shards[number]
-        return self.cache.fetch(shard.index_url, stamp=shard.digest)  # a shard that was packed anew has another
+        read = partial(pq.read_table, columns=columns)
+        return self.cache.read(read, shard.index_url, stamp=shard.digest)  # a shard that was packed anew has another
 
     def _open_shard(self, number: int) -> "_OpenFile":
         shard = self.shards[number]
-        file = _OpenFile(shard.url, self.cache.fetch(shard.url, shard.bytes, shard.stamp))
+        try:
+            file = self.cache.read(_OpenFile, shard.url, shard.bytes, shard.stamp)
+        except OSError as error:
+            raise ShardError(f"{shard.url} cannot be opened ({error.strerror}); is the disk still there?") from error
         if (size := os.fstat(file.descriptor).st_size) != shard.bytes:
             raise ShardError(
                 f"{shard.url} has {size} bytes where its index expects {shard.bytes}: it was changed after the start; "
@@ -106,7 +110,7 @@ class ShardSet:
     def _read_samples(self, number: int) -> Samples:
         shard = self.shards[number]
         try:
-            table = pq.read_table(self.index_file(number), columns=["key", "uid", "offset", "size"])
+            table = self.read_index(number, ["key", "uid", "offset", "size"])
             uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), dtype=">u8").reshape(-1, 2)
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardError(
@@ -125,11 +129,8 @@ class ShardSet:
 class _OpenFile:
     """A file opened for reading that closes itself when nobody holds it."""
 
-    def __init__(self, url: str, path: Path) -> None:
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(f"{url} cannot be opened ({error.strerror}); is the disk still there?") from error
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -308,18 +309,15 @@ def _describe_curated(tar: Listed, stats: dict[str, Any]) -> Shard:
 
 def _describe_foreign(tar: Listed, cache: ShardCache) -> Shard:
     name = sha256(f"{INDEX_VERSION}\n{tar.url}\n{tar.bytes}\n{tar.stamp}".encode()).hexdigest()[:32]
-    path = cache.fetch(tar.url, tar.bytes, tar.stamp)
-    table, without_image = index_tar(path, tar.url)
-    with open(path, "rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
+    table, without_image, digest = cache.read(lambda path: index_tar(path, tar.url), tar.url, tar.bytes, tar.stamp)
     store = Store(cache_home() / "index")
     store.write_table(f"{name}.parquet", table)
     return Shard(tar.url, tar.bytes, tar.stamp, len(table), digest, store.full(f"{name}.parquet"), without_image)
 
 
-def index_tar(path: Path, url: str) -> tuple[pa.Table, int]:
-    """Rows (key, uid, offset, size) of the samples with an image, and how many keys have none. uid: 32 hex of
-    the image's sha256.
+def index_tar(path: Path, url: str) -> tuple[pa.Table, int, str]:
+    """Rows (key, uid, offset, size) of the samples with an image, how many keys have none, and the tar's sha256.
+    uid: 32 hex of the image's sha256.
 
     Raises ShardError for a file that is not a whole, plain tar.
     """
@@ -359,7 +357,8 @@ def index_tar(path: Path, url: str) -> tuple[pa.Table, int]:
                 "size": pa.array([size for _, _, size in images.values()], pa.int64()),
             }
         )
-    return table, len(keys) - len(images)
+        file.seek(0)
+        return table, len(keys) - len(images), file_digest(file, "sha256").hexdigest()
 
 
 # -- what is known already ---------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.cache import ShardCache, ShardError, local_path
 from shards.index import ShardSet, open_shards
@@ -85,7 +84,7 @@ class LabelledShards:
     def _read_rows(self, number: int) -> pa.Table:
         shard = self.shards.shards[number]
         try:
-            table = pq.read_table(self.shards.index_file(number))
+            table = self.shards.read_index(number)
         except (OSError, pa.ArrowException) as error:
             raise ShardError(f"the index {shard.index_url} cannot be read ({error}); pack the labels again") from error
         if missing := [name for name in INDEX.names if name not in table.column_names]:

@@ -228,6 +228,19 @@ def test_the_cache_keeps_to_its_size_and_keeps_what_was_used_last(tmp_path, serv
     assert kept == {"a", "d"}
 
 
+def test_a_copy_that_another_process_deletes_before_it_is_opened_is_fetched_again(tmp_path, server):
+    (tmp_path / "a").write_bytes(b"x")
+    seen = []
+
+    def read(path):
+        if not seen:
+            path.unlink()
+        seen.append(path)
+        return path.read_bytes()
+
+    assert ShardCache(tmp_path / "shards").read(read, f"{server}/a") == b"x"
+
+
 def test_what_a_killed_download_left_is_deleted_when_it_is_old(tmp_path, server):
     (tmp_path / "a").write_bytes(b"x")
     cache = ShardCache(tmp_path / "shards")

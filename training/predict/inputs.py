@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.cache import ShardError
 from shards.index import IMAGE_SUFFIXES, ShardSet, open_shards
@@ -188,11 +186,10 @@ def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | N
 
     The manifest counts in pixels of the upright source, which packing may have shrunk.
     """
-    path = shards.index_file(number)
+    table = shards.read_index(number)
     columns = ["person_boxes", "width", "original_width"]
-    if not set(columns) <= set(pq.read_schema(path).names):
+    if not set(columns) <= set(table.column_names):
         return None
-    table: pa.Table = pq.read_table(path, columns=columns)
     found: list[np.ndarray | None] = []
     for people, width, original in zip(*(table[c].to_pylist() for c in columns), strict=True):
         if people is None:
