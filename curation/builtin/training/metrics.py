@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from curation.builtin.training.people_labels import overlap
+from curation.calibrate import Share
 
 Detections = list[NDArray[np.float32]]  # per picture [n,5]: x0,y0,x1,y1,score
 
@@ -32,13 +33,8 @@ def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, f
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    if not n:
-        return 0.0, 1.0
-    z, p = 1.96, hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    """95 % interval of a share."""
+    return Share(hits, n).interval
 
 
 def recall_at_precision(scores: ArrayLike, positive: ArrayLike, precision: float = 0.95) -> float:
