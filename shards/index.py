@@ -329,15 +329,11 @@ def index_tar(path: Path, url: str) -> tuple[pa.Table, int, str]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     end = member.offset_data + -(-member.size // 512) * 512
-                    if not member.isfile():
+                    key, suffix = key_and_suffix(member.name)
+                    if not member.isfile() or not key:
                         continue
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, suffix = base.partition(".")
-                    if not stem:  # hidden files, as macOS leaves them
-                        continue
-                    key = f"{folder}/{stem}" if folder else stem
                     keys.setdefault(key)
-                    if (suffix := suffix.lower()) in IMAGE_SUFFIXES:
+                    if suffix in IMAGE_SUFFIXES:
                         rank = IMAGE_SUFFIXES.index(suffix)
                         images[key] = min(images.get(key, (9, 0, 0)), (rank, member.offset_data, member.size))
         except (tarfile.TarError, EOFError) as error:
@@ -359,6 +355,15 @@ def index_tar(path: Path, url: str) -> tuple[pa.Table, int, str]:
         )
         file.seek(0)
         return table, len(keys) - len(images), file_digest(file, "sha256").hexdigest()
+
+
+def key_and_suffix(name: str) -> tuple[str, str]:
+    """Of a tar member's name what WebDataset cuts at the first dot of the last part, the suffix in lower case; the key
+    of hidden files, as macOS leaves them, is "".
+    """
+    folder, _, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}/{stem}" if folder and stem else stem, suffix.lower()
 
 
 # -- what is known already ---------------------------------------------------------------------------------------------

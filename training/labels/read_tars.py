@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.index import IMAGE_SUFFIXES
+from shards.index import IMAGE_SUFFIXES, key_and_suffix
 from training.config import UsageError
 from training.labels.dense_files import Convention, read_dense
 from training.labels.given import BROKEN_LABEL, NOWHERE, UNLABELLED, Given, GivenPerson, LabelError, Task
@@ -59,11 +59,9 @@ def _samples(path: Path) -> dict[str, Members]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                if member.isfile() and stem:
-                    key = f"{folder}/{stem}" if folder else stem
-                    samples.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+                key, suffix = key_and_suffix(member.name)
+                if member.isfile() and key:
+                    samples.setdefault(key, {})[suffix] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         raise UsageError(f"{path} is not a whole, plain tar ({error}); copy it again") from error
     return samples
