@@ -12,8 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from shards.cache import ShardError
-from training.config import FinetuneConfig, PretrainConfig, UsageError, load_config, whole_number
-from training.models.heads import HEADS
+from training.config import TASKS, FinetuneConfig, PretrainConfig, Task, UsageError, load_config, whole_number
 from training.models.zoo import FAMILY
 
 app = typer.Typer(
@@ -96,7 +95,7 @@ def finetune(config: FinetuneConfig) -> None:
 
 @app.command("eval")
 def evaluate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(HEADS)}.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(TASKS)}.")],
     weights: Annotated[str, typer.Argument(metavar="CKPT", help="Fine-tuned run or checkpoint folder, or file.")],
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Folders that sapiens-train pack wrote.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
@@ -107,8 +106,8 @@ def evaluate(
     """Measure a fine-tuned model on labelled shards: COCO AP, mIoU, depth errors, angular errors."""
     from training.evaluate import evaluate as run
 
-    if task not in HEADS:
-        raise UsageError(f"task is '{task}'; allowed are {', '.join(HEADS)}")
+    if task not in TASKS:
+        raise UsageError(f"task is '{task}'; allowed are {', '.join(TASKS)}")
     found = run(task, weights, tuple(data), batch, workers, flip_test)
     if found is not None:
         print(found.as_text())
@@ -263,7 +262,6 @@ def pack(
     from rich.progress import Progress
 
     from training.labels.dense_files import Convention
-    from training.labels.given import TASKS, Task
     from training.labels.pack import Packing, summary
     from training.labels.pack import pack as run
     from training.labels.preview import write_preview

@@ -5,13 +5,16 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 
 from training.models.zoo import FAMILY, PATCH, Architecture
 
 Config = TypeVar("Config")
+
+Task = Literal["pose", "parts", "depth", "normals"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 class UsageError(Exception):
@@ -165,7 +168,7 @@ class PretrainConfig(RunConfig):
 class FinetuneConfig(RunConfig):
     """Everything that decides how a task is fine-tuned; defaults from Sapiens' released configurations."""
 
-    task: Annotated[Literal["pose", "parts", "depth", "normals"], "What to learn."]
+    task: Annotated[Task, "What to learn."]
     data: Annotated[tuple[str, ...], "Folders that sapiens-train pack wrote for this task."]
     out: Annotated[str, "Folder for checkpoints, metrics and config."]
     init: Annotated[str, "Pretrained encoder: run or checkpoint folder, .safetensors or .pth. Default: random."] = ""

@@ -13,7 +13,7 @@ from shards.labelled import open_labelled
 from tests.training.test_distributed import torchrun
 from tests.training.test_pretrain import assert_same_run, metrics, tensors
 from training import loop
-from training.config import FinetuneConfig, UsageError, config_from
+from training.config import TASKS, FinetuneConfig, UsageError, config_from
 from training.distributed import Ranks
 from training.evaluate import evaluate
 from training.finetune import finetune
@@ -22,8 +22,6 @@ from training.models.task import load_task
 from training.models.zoo import FAMILY, build_encoder
 from training.practice.write import write_practice
 from training.tasks import parts
-
-TASKS = ("pose", "parts", "depth", "normals")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import simplejpeg
 
 from shards.crop import BrokenImage, Encoded
+from training.config import Task
 from training.labels.decode import depth_to_png, normals_to_png, parts_to_png
 from training.labels.given import (
     BROKEN_IMAGE,
@@ -21,7 +22,6 @@ from training.labels.given import (
     Given,
     GivenPerson,
     LabelError,
-    Task,
 )
 from training.labels.sets import IGNORE, ClassList, KeypointSet
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from training.config import UsageError
-from training.labels.given import BROKEN_LABEL, LabelError, Task
+from training.config import Task, UsageError
+from training.labels.given import BROKEN_LABEL, LabelError
 
 SUFFIXES = (".png", ".npy")
 _FAR_AWAY = 1e9  # Sapiens' own depth files are padded with 1e10

@@ -2,12 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
-
-Task = Literal["pose", "parts", "depth", "normals"]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 NOWHERE = "label without its image"
 UNLABELLED = "image without a label"

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from manifests.store import Store
 from shards.labelled import FORMAT, INDEX, LABELS_FILE
 from shards.writer import Placed, Sample, check_tar, sample_key, write_tar
-from training.config import UsageError
+from training.config import Task, UsageError
 from training.labels.check import Checked, Row, check
 from training.labels.dense_files import Convention
-from training.labels.given import Given, Task
+from training.labels.given import Given
 from training.labels.read_coco import default_images, read_coco
 from training.labels.read_folders import read_folder
 from training.labels.read_tars import read_tar_dense, read_tar_pose

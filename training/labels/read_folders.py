@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from shards.index import IMAGE_SUFFIXES
-from training.config import UsageError
+from training.config import Task, UsageError
 from training.labels.dense_files import SUFFIXES, Convention, read_dense, read_mask
-from training.labels.given import BROKEN_LABEL, NOWHERE, SIZE, UNLABELLED, Given, LabelError, Task
+from training.labels.given import BROKEN_LABEL, NOWHERE, SIZE, UNLABELLED, Given, LabelError
 
 IMAGES, MASKS = ("images", "rgb"), ("masks", "mask")
 FOLDERS: dict[Task, tuple[str, ...]] = {

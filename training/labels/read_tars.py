@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from shards.index import IMAGE_SUFFIXES, key_and_suffix
-from training.config import UsageError
+from training.config import Task, UsageError
 from training.labels.dense_files import Convention, read_dense
-from training.labels.given import BROKEN_LABEL, NOWHERE, UNLABELLED, Given, GivenPerson, LabelError, Task
+from training.labels.given import BROKEN_LABEL, NOWHERE, UNLABELLED, Given, GivenPerson, LabelError
 from training.labels.sets import KeypointSet, shipped
 
 Members = dict[str, tuple[int, int]]

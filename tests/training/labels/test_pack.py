@@ -15,10 +15,9 @@ from PIL import Image
 from shards.labelled import open_labelled
 from tests.shard_factory import photo, write_curated, write_members
 from tests.training.labels.made import HEIGHT, WIDTH, manifest, person, write_coco, write_folder, write_pixels
-from training.config import UsageError
+from training.config import Task, UsageError
 from training.labels.decode import depth_from_png, normals_from_png, parts_from_png
 from training.labels.dense_files import Convention
-from training.labels.given import Task
 from training.labels.pack import Packing, pack
 from training.labels.preview import write_preview
 from training.labels.sets import KeypointSet

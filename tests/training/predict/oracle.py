@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.config import TASKS
 from training.labels.sets import ClassList, KeypointSet
 from training.practice.scene import Rendered, render
 from training.predict.compose import Composer, Prediction
@@ -12,7 +13,6 @@ from training.tasks.view import View, fit, turn_vectors, warp_labels, warp_point
 
 SIZE = (256, 192)
 COCO, SAPIENS = KeypointSet.load("coco17"), ClassList.load("sapiens28")
-TASKS = ("pose", "parts", "depth", "normals")
 
 
 @dataclass(frozen=True)
