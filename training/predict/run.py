@@ -375,8 +375,8 @@ def _record(models: Models, options: Options, listing: Listing) -> dict[str, Any
 
 
 def _earlier_files(out: Path, inputs: Sequence[Input]) -> list[str]:
-    """What an earlier run wrote, by its manifest. Raises UsageError where these inputs would not make all of it anew:
-    the manifest, which is written anew, would lose the rest.
+    """What an earlier run wrote into `out`, by its manifest. Raises UsageError where these inputs would not make all of
+    it anew: the manifest, which is written anew, would lose the rest.
     """
     if not (out / MANIFEST).is_file():
         return []
@@ -388,7 +388,7 @@ def _earlier_files(out: Path, inputs: Sequence[Input]) -> list[str]:
                 f"{out} holds results of {row['uri']} {row['member']}".rstrip()
                 + ", which is not among these inputs; give it too, or another folder for the results"
             )
-        files += row["files"]
+        files += [file for file in row["files"] if (out / file).resolve().is_relative_to(out.resolve())]
     return files
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.shard_factory import photo, write_foreign
@@ -110,6 +112,17 @@ def test_another_run_leaves_nothing_of_the_one_before(checkpoints, photos: Path,
     assert [row.files for row in rows] == [("a.keypoints.json",), ("b.keypoints.json",), ()]
     left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert left == {"a.keypoints.json", "b.keypoints.json", "manifest.parquet", "run.json", "mine.txt"}
+
+
+def test_a_manifest_that_names_files_elsewhere_deletes_none_of_them(checkpoints, photos: Path, tmp_path):
+    out, models = tmp_path / "out", {"pose": checkpoints["pose"]}
+    (tmp_path / "theirs.txt").write_text("not of predict")
+    predict([str(photos / "a.jpg")], out, models, WHOLE)
+    rows = pq.read_table(out / "manifest.parquet")
+    files = pa.array([["../theirs.txt", str(tmp_path / "theirs.txt")]], rows.schema.field("files").type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("files"), "files", files), out / "manifest.parquet")
+    predict([str(photos / "a.jpg")], out, models, WHOLE)
+    assert (tmp_path / "theirs.txt").read_text() == "not of predict"
 
 
 def test_results_of_another_photo_are_not_lost(checkpoints, photos: Path, tmp_path):
