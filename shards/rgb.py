@@ -21,4 +21,4 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy that may be written to, as torch wants

@@ -216,6 +216,7 @@ def test_every_kind_of_picture_becomes_upright_rgb():
         pixels = image.decode()
         assert (image.height, image.width) == pixels.shape[:2] == (40, 60), name
         assert np.abs(pixels.astype(int) - upright).mean() < 4, name
+        assert pixels.flags.writeable, name  # torch warns of others
     grey = Encoded(encoded(picture.convert("L"), "JPEG")).decode()
     assert grey.shape == (40, 60, 3)
 

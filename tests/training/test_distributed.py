@@ -17,7 +17,7 @@ from training.pretrain import pretrain
 
 
 def torchrun(
-    config: RunConfig, folder: Path, processes: int = 2, command_name: str = "pretrain"
+    config: RunConfig, folder: Path, *flags: str, processes: int = 2, command_name: str = "pretrain"
 ) -> subprocess.CompletedProcess[str]:
     save_config(config, folder / "config.yaml")
     with socket.socket() as free:
@@ -25,8 +25,8 @@ def torchrun(
         port = free.getsockname()[1]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
-        *("--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "training.cli"),
-        *(command_name, "--config", str(folder / "config.yaml")),
+        *("--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "training.cli", "--"),
+        *(command_name, "--config", str(folder / "config.yaml"), *flags),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
@@ -56,9 +56,9 @@ def test_two_processes_then_one_then_two(config, tmp_path, parallel, back):
     common = {"precision": "fp32", "ema": 0.9, "base_lr": 0.003}
     assert pretrain(config(run=str(tmp_path / "straight"), **common)) == 0
     moved = {**common, "parallel": parallel, "workers": 1, "activation_checkpointing": parallel == "fsdp"}
-    first = torchrun(config(**moved), tmp_path)
-    assert first.returncode == 0, first.stderr
     run = tmp_path / "run"
+    first = torchrun(config(**moved), tmp_path, "--run", str(run))  # a flag that torchrun must not take for its own
+    assert first.returncode == 0, first.stderr
     keep_until(run, 2)
     assert len(list((run / "ckpt/step-00000002").glob("rank-*.safetensors"))) == 2
 
