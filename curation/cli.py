@@ -17,7 +17,7 @@ from curation.errors import Stopped, UsageError
 from curation.recipe import Recipe, change, load_recipe
 from curation.record import Record, load_record
 from manifests.scan import NoManifest
-from manifests.store import Store
+from manifests.store import Damaged, Store
 
 if TYPE_CHECKING:
     from curation.run import Stages
@@ -325,7 +325,7 @@ def main() -> None:
     """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
     try:
         app()
-    except (UsageError, NoManifest) as error:
+    except (UsageError, NoManifest, Damaged) as error:
         _say_error(str(error), USAGE)
     except Stopped as error:
         _say_error(f"{error}; then run the same command again", RESUMABLE)
@@ -334,11 +334,14 @@ def main() -> None:
 def _finish(out: str) -> None:
     """The funnel, the people and the proof; exit code 1 where the folder is not whole."""
     from curation.funnel import funnel_text
+    from curation.leeway import leeway_text
     from curation.verify import verify as verify_run
     from manifests.people import people_per_image
 
     console.print(funnel_text(Store(out)), markup=False)
     console.print(people_per_image(Store(out)).table(), markup=False)
+    if leeway := leeway_text(Store(out)):
+        console.print(leeway, markup=False, soft_wrap=True)
     counts, faults = verify_run(out)
     for fault in faults:
         console.print(fault, markup=False)
