@@ -18,7 +18,7 @@ from curation.plan import Plan
 from curation.recipe import Recipe
 from manifests.account import Counts, count
 from manifests.schema import manifest_schema
-from manifests.store import Store
+from manifests.store import Store, content_hash
 from shards.writer import sample_key
 
 Result = TypeVar("Result")
@@ -106,6 +106,12 @@ def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, m
         return counts
 
     return sum(in_order(write, plan.units), Counts())
+
+
+def manifest_hash(store: Store) -> str:
+    """Changes when any file of the manifest does."""
+    names = store.names("manifest", ".parquet")
+    return content_hash(list(zip(names, in_order(lambda n: store.sha256(names[n]), len(names)), strict=True)))
 
 
 def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:

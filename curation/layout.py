@@ -40,6 +40,16 @@ def unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
     return stats if all(store.size(name) == size for name, size in sizes.items()) else None
 
 
+def sound_unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
+    """The same; None also where a file does not have the sha256 that the stats vouch for."""
+    stats = unit_stats(store, unit, plan)
+    if stats is None:
+        return None
+    hashes = {scores_file(unit): stats["sha256"]}
+    hashes |= {name: facts["sha256"] for name, facts in stats["embeddings"].items()}
+    return stats if all(store.sha256(name) == wanted for name, wanted in hashes.items()) else None
+
+
 def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:
     """The stats of a packed shard; None where it is missing or a file does not have the size it vouches for."""
     stats = store.read_json(shard_stats_file(shard))

@@ -16,7 +16,8 @@ LIBRARIES = ("sapiens-curation", "numpy", "opencv-python-headless", "openvino", 
 
 @dataclass
 class Record:
-    """The run's own account. `decided` and `packed` say for which recipe and scores those stages are complete."""
+    """The run's own account. `decided` and `packed` say for which recipe and scores those stages are complete,
+    `manifest` which bytes the manifest's files have."""
 
     source: str
     plan_hash: str
@@ -27,6 +28,7 @@ class Record:
     counts: Counts = field(default_factory=Counts)
     decided: str = ""
     packed: str = ""
+    manifest: str = ""
     shards: int = 0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ def load_record(store: Store) -> Record:
         counts=Counts(**values["counts"]),
         decided=values["decided"],
         packed=values["packed"],
+        manifest=values.get("manifest", ""),  # earlier versions did not write it
         shards=values["shards"],
         stages=values["stages"],
     )

@@ -1,4 +1,8 @@
-"""The run, stage after stage: plan → score → decide → pack → verify → report. Each may be run alone and again."""
+"""The run, stage after stage: plan → score → decide → pack → verify → report. Each may be run alone and again.
+
+What a stage finds done it takes by its sha256 where that is a table. Tars are taken by their size, since hashing all of
+them takes as long as reading the whole set: `verify`, with which a run ends, does that.
+"""
 
 import errno
 import os
@@ -7,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
 
 from curation import embeddings
 from curation.careful import score_carefully
-from curation.deciding import Flips, Outcome, compare, resolve, write_manifest
+from curation.deciding import Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
 from curation.errors import Stopped, UsageError
-from curation.layout import manifest_file, shard_stats, unit_stats
+from curation.layout import manifest_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
 from curation.pack import Packed, ShardJob, pack_shard
 from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
@@ -136,11 +141,14 @@ class Stages:
         for folder in ("scores", *embeddings.FOLDERS):
             self.store.sweep(folder)
         models = _identities(record.recipe)
+        units = self._sound_units(plan)
+        if altered := sum(stats is None and bool(unit_stats(self.store, n, plan)) for n, stats in enumerate(units)):
+            self.console.print(f"scores of {altered} unit(s) are not as they were written; scored anew")
         self.place = self.place.suited_to(record.recipe)
         jobs = [
             UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
-            for unit in range(plan.units)
-            if self._to_score(unit, plan, record.recipe, models, retry)
+            for unit, stats in enumerate(units)
+            if _to_score(stats, record.recipe, models, retry)
         ]
         inputs = sum(_inputs(job) for job in jobs)
         if jobs:
@@ -162,15 +170,22 @@ class Stages:
         plan = read_plan(self.store)
         record.recipe.check_columns(list(plan.extras))
         state = self._state(plan, record.recipe)
-        if record.decided == state and self._is_packed(record, plan, state):
+        if record.decided == state and self._is_packed(record, state):
             return
+        if record.decided == state and record.manifest and not self._manifest_is_sound(record):
+            self.console.print("the manifest is not as it was written; decided anew")
+        if altered := sum(stats is None for stats in self._sound_units(plan)):
+            raise UsageError(
+                f"scores of {altered} unit(s) are not as they were written; run `sapiens-curate score "
+                f"{self.store.root}`"
+            )
         self.store.sweep("manifest")
         start = time.monotonic()
         outcome = resolve(self.store, plan, record.recipe)
         record.packed = ""
         record.counts = write_manifest(self.store, plan, record.recipe, outcome, record.models)
         record.shards = -(-record.counts.kept // record.recipe.packing.samples_per_shard)
-        record.decided = state
+        record.decided, record.manifest = state, manifest_hash(self.store)
         record.time("decide", time.monotonic() - start, plan.inputs)
         record.save(self.store)
         self.console.print(f"decided by {record.recipe.name}: {record.counts}")
@@ -183,8 +198,10 @@ class Stages:
                 f"{self.store.root} is not decided by its present recipe and scores; run `sapiens-curate decide "
                 f"{self.store.root}`"
             )
-        if self._is_packed(record, plan, record.decided):
+        if self._is_packed(record, record.decided):
             return
+        if not self._manifest_is_sound(record):  # a crash may also have left places of only some images in it
+            self.decide(record)
         self.store.sweep("shards")
         drop_shards_from(self.store, record.shards)
         jobs = list(self._shard_jobs(record, plan))
@@ -195,7 +212,7 @@ class Stages:
                 shown.add(packed.packed + packed.failed)
         record.counts = settle_manifest(self.store, plan)
         write_index(self.store, record.shards)
-        record.packed = record.decided
+        record.packed, record.manifest = record.decided, manifest_hash(self.store)
         record.time("pack", shown.seconds, record.counts.kept)
         record.save(self.store)
 
@@ -218,13 +235,9 @@ class Stages:
             self.console.print(f"{workers} Dask worker{'s' * (workers != 1)}{abreast}, dashboard {pool.dashboard}")
         return pool
 
-    def _to_score(self, unit: int, plan: Plan, recipe: Recipe, models: dict[str, str], retry: bool) -> bool:
-        stats = unit_stats(self.store, unit, plan)
-        if stats is None or any(stats["identities"].get(name) != identity for name, identity in models.items()):
-            return True
-        if stats["asking"] not in {"everything", recipe.asking}:  # a lazy run that other rules stopped
-            return True
-        return retry and stats["failed"] > 0
+    def _sound_units(self, plan: Plan) -> list[dict[str, Any] | None]:
+        """The stats of every unit; None for one to be scored."""
+        return list(in_order(lambda unit: sound_unit_stats(self.store, unit, plan), plan.units))
 
     def _score(self, pool: Pool, jobs: list[UnitJob], shown: Meter) -> None:
         died: list[UnitJob] = []
@@ -247,12 +260,15 @@ class Stages:
             )
         return content_hash([recipe.hash, plan.hash, [stats["sha256"] for stats in units if stats]])
 
-    def _is_packed(self, record: Record, plan: Plan, state: str) -> bool:
+    def _is_packed(self, record: Record, state: str) -> bool:
         return (
             record.packed == state
-            and len(self.store.names("manifest", ".parquet")) == plan.units
+            and self._manifest_is_sound(record)
             and all(shard_stats(self.store, shard) for shard in range(record.shards))
         )
+
+    def _manifest_is_sound(self, record: Record) -> bool:
+        return record.manifest == manifest_hash(self.store)
 
     def _shard_jobs(self, record: Record, plan: Plan) -> Iterator[ShardJob]:
         """The shards and the units each draws from; kept images are in plan order, so those are neighbours."""
@@ -289,6 +305,14 @@ def check_scored(record: Record, recipe: Recipe) -> None:
             f"{', '.join(missing)} not scored in this run by the recipe's networks; "
             "run `sapiens-curate score` with that recipe first"
         )
+
+
+def _to_score(stats: dict[str, Any] | None, recipe: Recipe, models: dict[str, str], retry: bool) -> bool:
+    if stats is None or any(stats["identities"].get(name) != identity for name, identity in models.items()):
+        return True
+    if stats["asking"] not in {"everything", recipe.asking}:  # a lazy run that other rules stopped
+        return True
+    return retry and stats["failed"] > 0
 
 
 def _identities(recipe: Recipe) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Score one unit of the plan: read, decode once, ask every scorer, commit one parquet file.
 
-A unit is done when its `_stats.json` parses and agrees with the plan, the scorers' identities and the size of the
-parquet file. Columns of scorers whose identity has not changed are taken over from the file that is there.
+A unit is done when its `_stats.json` parses and agrees with the plan, the scorers' identities and the bytes of its
+files. Columns of scorers whose identity has not changed are taken over from the file that is there.
 
 `not_asked` of a row names the scorers that it still wants. A run ends with none of them left, a lazy one as soon as the
 answers that are there reject the image.
@@ -23,7 +23,7 @@ from curation.batch import Batch
 from curation.decide import columns_needed, judge
 from curation.decode import Header, Picture, decode
 from curation.embeddings import read_embeddings, write_embeddings
-from curation.layout import scores_file, scores_stats_file, unit_stats
+from curation.layout import scores_file, scores_stats_file, sound_unit_stats
 from curation.plan import Plan, read_unit
 from curation.questions import SCORERS, STAGES
 from curation.recipe import Recipe
@@ -72,10 +72,11 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     store = Store(job.out)
     scorers = load_scorers(job.recipe, job.threads)
     schema = scores_schema([*job.plan.extras, *job.recipe.concept_fields])
-    old, identities, stale = _current(store, job, scorers)
+    stats = sound_unit_stats(store, job.unit, job.plan)
+    old, identities, stale = _current(store, job, scorers, stats)
     plan = read_unit(store, job.unit).to_pylist()
     rows = _start(plan, old, job, stale)
-    _take_over_embeddings(store, job, rows)
+    _take_over_embeddings(store, job, rows, stats)
     todo = _todo(plan, rows, job, bool(stale), schema)
     loads = _batches(plan, todo, rows, job.threads) if announce is None else _one_by_one(plan, todo, rows, announce)
     for loaded in loads:
@@ -122,9 +123,10 @@ def load_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
         return _scorers(recipe.model_dump_json(), threads)
 
 
-def _current(store: Store, job: UnitJob, scorers: list[Scorer]) -> tuple[pa.Table | None, dict[str, str], list[Scorer]]:
+def _current(
+    store: Store, job: UnitJob, scorers: list[Scorer], stats: Row | None
+) -> tuple[pa.Table | None, dict[str, str], list[Scorer]]:
     """The committed table, if any, the identities behind its columns, and the scorers that must be asked (again)."""
-    stats = unit_stats(store, job.unit, job.plan)
     if stats is None:
         return None, {}, scorers
     identities = stats["identities"]
@@ -147,11 +149,10 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scor
     return rows
 
 
-def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row]) -> None:
+def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row], stats: Row | None) -> None:
     """Put what an earlier run embedded into the rows; a scorer that is asked again overwrites it."""
     for row in rows:
         row["embedding"] = None
-    stats = unit_stats(store, job.unit, job.plan)
     if stats is not None and stats["embeddings"]:
         vectors, metadata = read_embeddings(store, job.unit)
         for number, vector in zip(metadata["row"].to_pylist(), vectors, strict=True):

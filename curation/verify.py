@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decide import not_asked
-from curation.deciding import in_order
+from curation.deciding import in_order, manifest_hash
 from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import Plan, read_plan, read_unit
@@ -27,6 +27,8 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     def check(unit: int) -> tuple[Counts, list[str]]:
         return _check_unit(store, unit, plan, "embedding" in record.models)
 
+    if record.manifest and record.manifest != manifest_hash(store):
+        faults.append(f"the manifest is not as it was written; `sapiens-curate pack {out}` makes it anew")
     total = Counts()
     for counts, found in in_order(check, plan.units):
         total += counts

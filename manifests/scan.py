@@ -31,7 +31,7 @@ def batches(store: Store, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     Raises NoManifest for a column that is not there, such as that of a concept added since verdicts were given.
     """
     for name in manifest_names(store):
-        with store.open(name) as file:
+        with store.open(name) as file, store.told_of(name):
             parquet = pq.ParquetFile(file)
             if missing := {column.split(".")[0] for column in columns} - set(parquet.schema_arrow.names):
                 raise NoManifest(
@@ -60,7 +60,7 @@ def rows_at(store: Store, numbers: Sequence[int], names: Sequence[str] | None = 
     found: dict[int, dict] = {}
     start = 0
     for name in names or manifest_names(store):
-        with store.open(name) as file:
+        with store.open(name) as file, store.told_of(name):
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
@@ -75,7 +75,7 @@ def value_range(store: Store, column: str) -> tuple[float, float] | None:
     """Smallest and largest finite number of a column by the files' footers alone; None where they tell of none."""
     ends = []
     for name in manifest_names(store):
-        with store.open(name) as file:
+        with store.open(name) as file, store.told_of(name):
             metadata = pq.ParquetFile(file).metadata
         for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
             for chunk in (group.column(index) for index in range(group.num_columns)):

@@ -22,6 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
+class Damaged(OSError):
+    """A file whose bytes are no table; the text says which and what to do."""
+
+
 class Store:
     """A root folder and the few things done with files in it. Names are relative, with forward slashes."""
 
@@ -114,8 +118,20 @@ class Store:
         self.write(name, fill, check)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        with self.open(name) as file:
+        """All rows of a table. Raises Damaged where that is none."""
+        with self.open(name) as file, self.told_of(name):
             return pq.read_table(file, columns=columns)
+
+    @contextmanager
+    def told_of(self, name: str) -> Iterator[None]:
+        """Around reading the table `name`: what Arrow raises about its bytes becomes Damaged."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow
+                raise
+            told = f"{self.root}/{name} cannot be read as a table ({error})"
+            raise Damaged(f"{told}; delete it and run the command that made it again") from None
 
     def sha256(self, name: str) -> str:
         """Hex digest of a whole file."""

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
+from curation.funnel import funnel_text
 from curation.plan import read_plan
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
@@ -23,7 +24,7 @@ from curation.run import Workplace, curate, redecide, stages
 from curation.score import UnitJob, score_unit
 from curation.verify import verify
 from manifests.account import Counts
-from manifests.store import Store
+from manifests.store import Damaged, Store
 from tests.curation.photos import BAD, GOOD, jpeg, write
 
 HERE = Workplace(workers=0)
@@ -121,6 +122,60 @@ def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, pl
     plan.write_bytes(plan.read_bytes()[:-8])
     with pytest.raises(UsageError, match=r"plan.parquet is damaged"):
         verify(str(out))
+
+
+def damage(table: Path, at: int) -> None:
+    """Change 8 bytes, not the size."""
+    data = bytearray(table.read_bytes())
+    data[at : at + 8 or None] = b"x" * 8
+    table.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [-8, 100])  # the footer, which cannot be read then, and a value
+def test_the_same_command_makes_damaged_scores_and_manifests_anew(
+    tmp_path: Path, plain_recipe: Recipe, at: int
+) -> None:
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    whole = contents(out, "scores", "manifest", "shards")
+    for name, told in (
+        ("scores/00001.parquet", "scores of 1 unit(s) are not as they were written"),
+        ("manifest/00000.parquet", "the manifest is not as it was written"),
+    ):
+        damage(out / name, at)
+        console = Console(record=True, width=200)
+        curate(str(source), str(out), plain_recipe, place=HERE, console=console)
+        assert told in console.export_text()
+        assert contents(out, "scores", "manifest", "shards") == whole
+
+
+@pytest.mark.parametrize("at", [-8, 100])
+def test_decide_and_pack_do_not_build_on_damaged_tables(tmp_path: Path, plain_recipe: Recipe, at: int) -> None:
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), plain_recipe)
+        stage.score(record)
+        scores = (out / "scores/00001.parquet").read_bytes()
+        damage(out / "scores/00001.parquet", at)
+        with pytest.raises(UsageError, match=r"scores of 1 unit.* run `sapiens-curate score"):
+            stage.decide(record)
+        stage.score(record)
+        assert (out / "scores/00001.parquet").read_bytes() == scores
+        stage.decide(record)
+        damage(out / "manifest/00001.parquet", at)
+        stage.pack(record)
+    assert verify(str(out))[1] == []
+    damage(out / "manifest/00001.parquet", at)
+    assert any("manifest" in fault for fault in verify(str(out))[1])
+
+
+def test_every_command_says_which_table_is_damaged(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 4), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    damage(out / "manifest/00000.parquet", -8)
+    for work in (write_report, funnel_text, lambda out: redecide(out, plain_recipe)):
+        with pytest.raises(Damaged, match=r"manifest/00000.parquet cannot be read as a table .* delete it"):
+            work(Store(out) if work is funnel_text else str(out))
 
 
 def test_another_recipe_source_or_a_second_process_is_refused(tmp_path: Path, plain_recipe: Recipe) -> None:
