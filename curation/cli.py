@@ -3,11 +3,11 @@
 Each command imports what it needs itself: torch, Dask and matplotlib take seconds, and `verify` wants none of them.
 """
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import join, quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may be called "photos [old]"
 
 Out = Annotated[str, typer.Argument(help="Folder or URL of a curated set.")]
 Source = Annotated[
@@ -87,7 +87,7 @@ def plan(source: Source, out: Out, recipe: RecipeName = "humans300m", settings: 
 
     with stages(Store(out), console, Workplace(0)) as stage:
         record = stage.plan(source, load_recipe(recipe, settings))
-    console.print(f"{record.inputs} images in {out}/plan.parquet; next: sapiens-curate score {out}")
+    console.print(f"{record.inputs} images in {out}/plan.parquet; next: sapiens-curate score {quote(out)}")
 
 
 @app.command()
@@ -103,7 +103,7 @@ def score(
 
     with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         stage.score(_with_recipe(stage, recipe, settings))
-    console.print(f"scored; next: sapiens-curate decide {out}")
+    console.print(f"scored; next: sapiens-curate decide {quote(out)}")
 
 
 @app.command()
@@ -131,7 +131,7 @@ def decide(
         check_scored(record, chosen)
         record.recipe = chosen
         stage.decide(record)
-    console.print(f"{record.counts}; next: sapiens-curate pack {out}")
+    console.print(f"{record.counts}; next: sapiens-curate pack {quote(out)}")
 
 
 @app.command()
@@ -142,7 +142,7 @@ def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None
     with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.pack(record)
-    console.print(f"{record.counts.kept} images in {record.shards} shards; next: sapiens-curate verify {out}")
+    console.print(f"{record.counts.kept} images in {record.shards} shards; next: sapiens-curate verify {quote(out)}")
 
 
 @app.command()
@@ -168,7 +168,7 @@ def verify(out: Out) -> None:
 
     counts, faults = verify_run(out)
     for fault in faults:
-        console.print(fault, markup=False)
+        console.print(fault)
     console.print(f"{counts}: {'whole' if not faults else f'{len(faults)} faults'}")
     raise typer.Exit(UNHAPPY if faults else DONE)
 
@@ -189,7 +189,7 @@ def stats(
     from manifests.people import people_per_image
 
     people = people_per_image(Store(out))
-    console.print(people.table(), markup=False)
+    console.print(people.table())
     if plot:
         from curation.report.figures import people_figure, save
 
@@ -207,7 +207,7 @@ def inspect(
     from curation.inspect import inspect as inspect_image
 
     found = inspect_image(out, key)
-    console.print(found.text(), markup=False)
+    console.print(found.text())
     if save:
         found.save_picture(save)
         console.print(f"picture: {save}")
@@ -231,19 +231,18 @@ def calibrate(
     if (precision is not None) + (recall is not None) != 1 and (write or precision is not None):
         raise UsageError("give one of --precision and --recall to find a line")
     found = measure(question, labels, out)
-    console.print(found.table(), markup=False)
+    console.print(found.table())
     if plot:
         found.save_plot(plot)
         console.print(f"plot: {plot}")
     if precision is None and recall is None:
         return
     point = found.at_precision(precision) if precision is not None else found.at_recall(recall or 0.0)
-    console.print(f"threshold {point.threshold:.4g}: precision {point.precision}, recall {point.recall}", markup=False)
+    console.print(f"threshold {point.threshold:.4g}: precision {point.precision}, recall {point.recall}")
     if write:
         write.write_text(to_yaml(with_threshold(load_record(Store(out)).recipe, found.question, point.threshold)))
-        console.print(
-            f"recipe: {write}; see what it changes with: sapiens-curate decide {out} --recipe {write} --dry-run"
-        )
+        preview = join(["sapiens-curate", "decide", out, "--recipe", str(write), "--dry-run"])
+        console.print(f"recipe: {write}; see what it changes with: {preview}")
 
 
 @app.command()
@@ -268,7 +267,9 @@ def label(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            console.print(f"\nlabels: {labels}; next: sapiens-curate calibrate {question} {labels} {out}")
+            console.print(
+                f"\nlabels: {labels}; next: sapiens-curate calibrate {question} {quote(str(labels))} {quote(out)}"
+            )
 
 
 models = typer.Typer(no_args_is_help=True, help="The networks: which there are, fetch them ahead, check them.")
@@ -280,8 +281,8 @@ def list_models(recipe: RecipeName = "humans300m", settings: Settings = None) ->
     """Name, source, size, licence, sha256 and place of every network."""
     from curation.models import builtin_text, catalogue_text
 
-    console.print(builtin_text(load_recipe(recipe, settings)), markup=False)
-    console.print(catalogue_text(), markup=False)
+    console.print(builtin_text(load_recipe(recipe, settings)))
+    console.print(catalogue_text())
 
 
 @models.command("fetch")
@@ -292,7 +293,7 @@ def fetch_models(
     from curation.models import fetch_all
 
     for line in fetch_all(names or []):
-        console.print(line, markup=False)
+        console.print(line)
 
 
 @models.command("verify")
@@ -302,7 +303,7 @@ def verify_models() -> None:
 
     lines, whole = verify_all()
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line)
     raise typer.Exit(DONE if whole else UNHAPPY)
 
 
@@ -338,13 +339,13 @@ def _finish(out: str) -> None:
     from curation.verify import verify as verify_run
     from manifests.people import people_per_image
 
-    console.print(funnel_text(Store(out)), markup=False)
-    console.print(people_per_image(Store(out)).table(), markup=False)
+    console.print(funnel_text(Store(out)))
+    console.print(people_per_image(Store(out)).table())
     if leeway := leeway_text(Store(out)):
-        console.print(leeway, markup=False, soft_wrap=True)
+        console.print(leeway)
     counts, faults = verify_run(out)
     for fault in faults:
-        console.print(fault, markup=False)
+        console.print(fault)
     console.print(f"verify: {counts}, {'whole' if not faults else f'{len(faults)} faults'}")
     console.print(f"report: {out}/report.html")
     if faults:
@@ -357,8 +358,8 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = shlex.join(["sapiens-curate", *sys.argv[1:]])
-        console.print(f"\nstopped; what is committed stays. Go on with: {again}", markup=False)
+        again = join(["sapiens-curate", *sys.argv[1:]])
+        console.print(f"\nstopped; what is committed stays. Go on with: {again}")
         raise typer.Exit(RESUMABLE) from None
 
 
@@ -384,5 +385,5 @@ def _chosen(record: Record, recipe: str | None, settings: list[str] | None) -> R
 
 
 def _say_error(text: str, code: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"sapiens-curate: {text}", markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"sapiens-curate: {text}")
     sys.exit(code)

@@ -23,6 +23,7 @@ try:
 except ImportError:  # HEIC is then refused with UnsupportedFormat
     pass
 
+_open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip for files of unknown kinds
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 MAX_PIXELS = 200_000_000
@@ -96,9 +97,12 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning; MAX_PIXELS below decides
-            image = Image.open(io.BytesIO(data))
+            image = _open(io.BytesIO(data))
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except (UnidentifiedImageError, ModuleNotFoundError):  # the latter from ultralytics, which patches Image.open
+    except (
+        UnidentifiedImageError,
+        ModuleNotFoundError,
+    ):  # the latter where ultralytics was imported before this module
         raise UnsupportedFormat(f"starts with {data[:8]!r}, which no installed image decoder knows") from None
     except Image.DecompressionBombError:
         raise TooManyPixels(

@@ -2,6 +2,7 @@
 
 import io
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
@@ -138,8 +139,9 @@ def _tiled_mark(photo: Image.Image, text: str) -> Image.Image:
 
 def _carried(package: str, path: str) -> bytes:
     try:
-        return resources.files(package).joinpath(path).read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
+        spec = find_spec(package)  # not imported: ultralytics changes Pillow and skimage takes seconds
+        return Path(spec.submodule_search_locations[0], path).read_bytes()  # type: ignore[union-attr,index]
+    except (AttributeError, FileNotFoundError):
         raise UsageError(
             f"the demo needs the photo {path} of the package {package!r}; pip install 'sapiens-curation[demo]'"
         ) from None

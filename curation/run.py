@@ -122,6 +122,9 @@ class Stages:
                 )
             if read_plan(self.store).hash != record.plan_hash:
                 raise UsageError(f"{self.store.root}/{PLAN_FILE} is not the plan of this run; start in another folder")
+            if not self.store.names("scores", "_stats.json"):  # nothing was asked yet, by whatever recipe
+                record.recipe = recipe
+                record.save(self.store)
             return record
         self._refuse_foreign_files()
         start = time.monotonic()

@@ -58,6 +58,22 @@ def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
     assert "Usage" in curate("--help")
 
 
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, recipe_file: Path) -> None:
+    source, out = write(tmp_path / "photos [old]", {"a.jpg": jpeg(1)}), tmp_path / "out [new] [/x]"
+    printed = curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
+    assert f"report: {out}/report.html" in printed
+    assert f"next: sapiens-curate verify '{out}'" in curate("pack", out, "--workers", "0")
+
+
+def test_another_recipe_may_be_given_until_something_is_scored(tmp_path: Path, recipe_file: Path) -> None:
+    source, out = write(tmp_path / "photos", {"a.jpg": jpeg(1)}), tmp_path / "out"
+    missing = tmp_path / "detector.pt"
+    full = ["--profile", "full", "--weights", f"people={missing}"]
+    assert str(missing) in curate("run", source, out, *full, "--workers", "0", code=2)
+    curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
+    assert "another recipe" in curate("run", source, out, "--workers", "0", code=2)
+
+
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:
     source = write(tmp_path / "photos", {f"{i:03d}.jpg": jpeg(i) for i in range(3000)})
     command = [COMMAND, "run", str(source), str(tmp_path / "out"), "--recipe", str(recipe_file), "--workers", "1"]

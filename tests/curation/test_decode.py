@@ -52,3 +52,10 @@ def test_large_jpeg_is_decoded_at_reduced_scale_but_reports_its_full_size() -> N
 def test_transparency_lies_over_white() -> None:
     clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
     assert decode(encode(clear, "PNG")).rgb.min() == 255
+
+
+def test_files_of_unknown_kinds_are_opened_by_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported later, ultralytics replaces `Image.open` by a function that runs pip for them."""
+    monkeypatch.setattr(Image, "open", lambda _: pytest.fail("not Pillow's own"))
+    with pytest.raises(UnsupportedFormat):
+        decode(b"no image")
