@@ -74,14 +74,20 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
     uids = np.concatenate([uids for _, uids, _, _ in parts])
     hashes = np.concatenate([hashes for _, _, hashes, _ in parts])
     known = np.concatenate([known for *_, known in parts])
-    if recipe.duplicates == "off":
-        repeats = np.full(len(passes), NONE)
-    elif recipe.duplicates == "exact":
-        repeats = exact_duplicates(uids, passes)
-    else:
-        repeats = near_duplicates(uids, hashes, known, passes, recipe.near_distance)
+    repeats = repeats_of(recipe, uids, hashes, known, passes)
     repeats[failed] = NONE
     return Outcome(failed, passes & (repeats == NONE), repeats)
+
+
+def repeats_of(
+    recipe: Recipe, uids: np.ndarray, hashes: np.ndarray, known: np.ndarray, passes: np.ndarray
+) -> np.ndarray:
+    """Per image the index of the kept one that it repeats by the recipe, or -1; see `near_duplicates`."""
+    if recipe.duplicates == "off":
+        return np.full(len(passes), NONE)
+    if recipe.duplicates == "exact":
+        return exact_duplicates(uids, passes)
+    return near_duplicates(uids, hashes, known, passes, recipe.near_distance)
 
 
 def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, models: dict[str, str]) -> Counts:
@@ -89,7 +95,7 @@ def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, m
     schema = manifest_schema([*plan.extras, *recipe.concept_fields])
     positions = np.where(outcome.kept, np.cumsum(outcome.kept) - 1, NONE)
     starts = plan.starts
-    names = _uids_of(store, plan, np.unique(outcome.repeats[outcome.repeats != NONE]))
+    names = uids_of(store, plan, np.unique(outcome.repeats[outcome.repeats != NONE]))
 
     def write(unit: int) -> Counts:
         rows = slice(starts[unit], starts[unit + 1])
@@ -146,7 +152,7 @@ def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:
     return outcome, total
 
 
-def _uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:
+def uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:
     """uid of some rows, reading only the units that hold them."""
     found: dict[int, str] = {}
     units = rows // plan.unit_size

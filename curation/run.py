@@ -22,6 +22,7 @@ from curation.deciding import Flips, Outcome, compare, in_order, manifest_hash, 
 from curation.errors import Stopped, UsageError
 from curation.layout import manifest_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
+from curation.orphans import keep_orphans
 from curation.pack import Packed, ShardJob, pack_shard
 from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
 from curation.pool import InlinePool, Pool, WorkerDied, open_pool
@@ -203,17 +204,19 @@ class Stages:
             )
         if self._is_packed(record, record.decided):
             return
-        if not self._manifest_is_sound(record):  # a crash may also have left places of only some images in it
+        if record.packed or not self._manifest_is_sound(record):  # it holds places, or after a crash some of them
             self.decide(record)
         self.store.sweep("shards")
         drop_shards_from(self.store, record.shards)
-        jobs = list(self._shard_jobs(record, plan))
-        pool = self._pool if len(jobs) > 1 else InlinePool()
         with meter("pack", record.counts.kept, self.console) as shown:
-            for outcome in pool.map(pack_shard, jobs):
-                packed: Packed = outcome.result()
-                shown.add(packed.packed + packed.failed)
+            lost = self._pack(list(self._shard_jobs(record, plan)), shown)
         record.counts = settle_manifest(self.store, plan)
+        while lost and (orphans := keep_orphans(self.store, plan, record.recipe, record.shards)):
+            jobs = [job for job in self._shard_jobs(record, plan) if job.shard >= record.shards]
+            record.shards += len(jobs)
+            with meter(f"pack {orphans} repeats of lost images", orphans, self.console) as again:
+                lost = self._pack(jobs, again)
+            record.counts = settle_manifest(self.store, plan)
         write_index(self.store, record.shards)
         record.packed, record.manifest = record.decided, manifest_hash(self.store)
         record.time("pack", shown.seconds, record.counts.kept)
@@ -253,6 +256,16 @@ class Stages:
             self.console.print(f"a worker died; {len(died)} unit(s) are scored again image by image")
         for outcome in pool.map(score_carefully, died):
             shown.add(_inputs(outcome.job), outcome.result())
+
+    def _pack(self, jobs: list[ShardJob], shown: Meter) -> int:
+        """Write shards; the number of images that could not be read again."""
+        pool = self._pool if len(jobs) > 1 else InlinePool()
+        lost = 0
+        for outcome in pool.map(pack_shard, jobs):
+            packed: Packed = outcome.result()
+            shown.add(packed.packed + packed.failed)
+            lost += packed.failed
+        return lost
 
     def _state(self, plan: Plan, recipe: Recipe) -> str:
         """Changes when the recipe, the plan or any score file does."""

@@ -297,7 +297,7 @@ def test_the_report_bears_a_repeat_whose_original_was_lost(tmp_path: Path, plain
         stage.decide(record)
         (source / "000.jpg").unlink()
         stage.pack(record)
-    assert (record.counts.rejected, record.counts.failed) == (1, 1)
+    assert (record.counts.kept, record.counts.rejected, record.counts.failed) == (3, 0, 1)
     assert "failed to pack" in write_report(out).read_text()
 
 
