@@ -29,12 +29,12 @@ from shards.cache import ShardCache, ShardError, cache_home, local_path
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Members that are a sample's image; the first of these that a key has."""
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 class Shard(NamedTuple):
     """One tar. digest: sha256 of its bytes. stamp: what the file system says of its last change. index_url: its
-    parquet's.
+    parquet's. without_image: keys that have none. hidden, links: members that are no samples.
     """
 
     url: str
@@ -44,6 +44,8 @@ class Shard(NamedTuple):
     digest: str
     index_url: str
     without_image: int = 0
+    hidden: int = 0
+    links: int = 0
 
 
 @dataclass(frozen=True)
@@ -309,27 +311,40 @@ def _describe_curated(tar: Listed, stats: dict[str, Any]) -> Shard:
 
 def _describe_foreign(tar: Listed, cache: ShardCache) -> Shard:
     name = sha256(f"{INDEX_VERSION}\n{tar.url}\n{tar.bytes}\n{tar.stamp}".encode()).hexdigest()[:32]
-    table, without_image, digest = cache.read(lambda path: index_tar(path, tar.url), tar.url, tar.bytes, tar.stamp)
+    found = cache.read(lambda path: index_tar(path, tar.url), tar.url, tar.bytes, tar.stamp)
     store = Store(cache_home() / "index")
-    store.write_table(f"{name}.parquet", table)
-    return Shard(tar.url, tar.bytes, tar.stamp, len(table), digest, store.full(f"{name}.parquet"), without_image)
+    store.write_table(f"{name}.parquet", found.table)
+    passed_over = (found.without_image, found.hidden, found.links)
+    index_url = store.full(f"{name}.parquet")
+    return Shard(tar.url, tar.bytes, tar.stamp, len(found.table), found.digest, index_url, *passed_over)
 
 
-def index_tar(path: Path, url: str) -> tuple[pa.Table, int, str]:
-    """Rows (key, uid, offset, size) of the samples with an image, how many keys have none, and the tar's sha256.
-    uid: 32 hex of the image's sha256.
-
-    Raises ShardError for a file that is not a whole, plain tar.
+@dataclass(frozen=True)
+class Contents:
+    """What a tar holds: rows (key, uid, offset, size) of the samples with an image, uid being 32 hex of its sha256; the
+    tar's sha256; how many keys have no image; how many members are hidden files, or links to other members.
     """
+
+    table: pa.Table
+    digest: str
+    without_image: int
+    hidden: int
+    links: int
+
+
+def index_tar(path: Path, url: str) -> Contents:
+    """Read a tar once. Raises ShardError for a file that is not a whole, plain tar."""
     images: dict[str, tuple[int, int, int]] = {}
     keys: dict[str, None] = {}
-    end = 0
+    end = hidden = links = 0
     with open(path, "rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     end = member.offset_data + -(-member.size // 512) * 512
                     key, suffix = key_and_suffix(member.name)
+                    links += member.islnk() or member.issym()
+                    hidden += member.isfile() and not key
                     if not member.isfile() or not key:
                         continue
                     keys.setdefault(key)
@@ -354,7 +369,8 @@ def index_tar(path: Path, url: str) -> tuple[pa.Table, int, str]:
             }
         )
         file.seek(0)
-        return table, len(keys) - len(images), file_digest(file, "sha256").hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
+        return Contents(table, digest, len(keys) - len(images), hidden, links)
 
 
 def key_and_suffix(name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import tarfile
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -78,11 +79,17 @@ def test_members_are_grouped_by_key_however_they_lie(tmp_path):
         ("._y.JPG", b"resource fork"),
         ("z.seg.png", b"not the image of z"),
     ]
-    write_members(tmp_path / "a.tar", members)
+    tar = write_members(tmp_path / "a.tar", members)
+    with tarfile.open(tar, "a") as file:
+        link = tarfile.TarInfo("again.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "y.JPG"
+        file.addfile(link)
     opened = open_shards(str(tmp_path))
     assert sorted(opened.samples(0).key.to_pylist()) == ["deep/x", "y"]
     assert {opened.read(0, 0), opened.read(0, 1)} == {photo(1), photo(2)}
     assert opened.without_image == 2
+    (shard,) = opened.shards
+    assert (shard.without_image, shard.hidden, shard.links) == (2, 1, 1)
 
 
 def test_the_fingerprint_is_of_the_content_not_the_place(tmp_path):

@@ -17,6 +17,7 @@ from training.labels.decode import depth_to_png, normals_to_png
 from training.labels.sets import ClassList, KeypointSet
 from training.predict.compose import Person, Prediction
 from training.predict.draw import Style, overlay, panel
+from training.predict.results import write_files
 
 CONVENTIONS = {
     "coordinates": "pixels of the upright image; the centre of the first pixel is (0, 0)",
@@ -63,12 +64,8 @@ def write_photo(out: Path, name: str, uri: str, found: Prediction, style: Style,
         if found.normals is not None:
             made["normals.npy"] = npy(found.normals.astype(np.float16))
             made["normals.png"] = with_text(normals_to_png(found.normals), {"Convention": CONVENTIONS["normals.png"]})
-    files = []
-    for suffix, content in made.items():
-        path = out / f"{name}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        files.append(f"{name}.{suffix}")
+    files = {f"{name}.{suffix}": content for suffix, content in made.items()}
+    write_files(out, files)
     return Written(tuple(files), near, far)
 
 

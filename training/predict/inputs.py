@@ -22,6 +22,9 @@ VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".spli
 _MANY = ("{", "*", "?", "[", "://")
 """What a tar's name may hold that is no path on this machine: ranges, patterns, URLs."""
 
+NAME_BYTES = 200
+"""Of a part of a name at most: file systems take 255, with `.tmp-` before it and `-2.keypoints.json` behind."""
+
 _UNSAFE_PARTS = frozenset({"", ".", "..", "/"})
 
 
@@ -63,6 +66,9 @@ class Clip:
 
 
 Input = Photo | Clip
+Place = tuple[str, str]
+Names = dict[Place, list[str]]
+"""The names of results by the places of their inputs; an input that was given twice has two."""
 
 
 @dataclass
@@ -73,16 +79,18 @@ class Listing:
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def list_inputs(paths: Sequence[str], out: Path) -> Listing:
+def list_inputs(paths: Sequence[str], out: Path, earlier: Names | None = None) -> Listing:
     """Photos and clips of image files, video files, folders (searched through), tars and webcam numbers, in the order
-    given and by path inside folders; names of results are unique.
+    given and by path inside folders; names of results are unique. earlier: names that `out` holds results under; their
+    inputs keep them, others get none of them.
 
     Raises UsageError for a path that is not there or in which nothing was found.
     """
-    listing, taken = Listing(), set[str]()
+    listing, kept = Listing(), {place: list(names) for place, names in (earlier or {}).items()}
+    taken = {name for names in kept.values() for name in names}
     for path in paths:
         passed_over: Counter[str] = Counter()
-        found = [_named_once(_as_text(item), taken) for item in _list_one(path, out, passed_over)]
+        found = [_named_once(_as_text(item), kept, taken) for item in _list_one(path, out, passed_over)]
         if not found:
             others = f" (only {most_common(passed_over)})" if passed_over else ""
             raise UsageError(
@@ -91,6 +99,11 @@ def list_inputs(paths: Sequence[str], out: Path) -> Listing:
         listing.inputs += found
         listing.passed_over += passed_over
     return listing
+
+
+def place_of(uri: str, member: str) -> Place:
+    """What tells an input from others, wherever a run is started."""
+    return uri if "://" in uri else os.path.abspath(uri), member
 
 
 def most_common(passed_over: Counter[str]) -> str:
@@ -159,8 +172,12 @@ def _list_tars(pattern: str, passed_over: Counter[str]) -> Iterator[Photo]:
     except (ShardError, OSError) as error:
         yield Photo(Path(pattern).stem, pattern, error=f"{type(error).__name__}: {error}")
         return
-    if shards.without_image:
-        passed_over[f"tar samples without .{', .'.join(IMAGE_SUFFIXES)}"] += shards.without_image
+    kinds = {
+        f"tar samples without .{', .'.join(IMAGE_SUFFIXES)}": shards.without_image,
+        "hidden": sum(shard.hidden for shard in shards.shards),
+        "links in a tar": sum(shard.links for shard in shards.shards),
+    }
+    passed_over.update({kind: number for kind, number in kinds.items() if number})
     for number, shard in enumerate(shards.shards):
         samples, boxes = shards.samples(number), _curated_boxes(shards, number)
         seen: set[int] = set()  # shards for pose have a row per person
@@ -213,15 +230,24 @@ def _as_text(item: Input) -> Input:
     return replace(item, name=name, uri=uri, fetch=item.read)
 
 
-def _named_once(item: Input, taken: set[str]) -> Input:
+def _named_once(item: Input, kept: Names, taken: set[str]) -> Input:
     """The item under a name that stays inside the output folder and that no other has: a.jpg and a.png are `a` and
-    `a-2`.
+    `a-2`. Names in `kept` are used first, and used up.
     """
-    parts = [part for part in PurePosixPath(item.name.replace("\\", "/")).parts if part not in _UNSAFE_PARTS]
-    plain = "/".join(parts) or "image"
+    names = kept.get(place_of(item.uri, item.member), [])
+    while names:
+        if (name := names.pop(0)) == _safe(name):
+            return replace(item, name=name)
+    plain = _safe(item.name)
     name, number = plain, 1
     while name in taken:
         number += 1
         name = f"{plain}-{number}"
     taken.add(name)
     return replace(item, name=name)
+
+
+def _safe(name: str) -> str:
+    """The name as one that stays inside a folder and leaves room for what is put about it."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in _UNSAFE_PARTS]
+    return "/".join(part.encode()[:NAME_BYTES].decode(errors="ignore") for part in parts) or "image"

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manifests.schema import BOXES
 from manifests.store import Store
 from shards.cache import ShardError
 from shards.crop import BrokenImage, Encoded
@@ -30,6 +28,7 @@ from training.predict.files import CONVENTIONS, write_photo
 from training.predict.inputs import Clip, Input, Listing, Photo, list_inputs, most_common
 from training.predict.models import Models, choose_device, load_models
 from training.predict.people import NoBoxes, People, choose_people
+from training.predict.results import RECORD, Row, check_output, held, names_of, read_rows, write_rows
 from training.predict.video import SIDE, Frame, Reader, UnreadableVideo, Writer
 from training.tasks.view import View, fit, warp_image
 
@@ -37,8 +36,6 @@ Item = TypeVar("Item")
 
 CHUNK_PIXELS = 60_000_000
 """Photos are decoded and answered together until they have this many pixels, or as many as a batch has people."""
-
-MANIFEST, RECORD = "manifest.parquet", "run.json"
 
 
 @dataclass(frozen=True)
@@ -56,45 +53,6 @@ class Options:
     pictures: bool = True
     data: bool = True
     frames: int = 0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One input in manifest.parquet. status: success, partial (a video that ended early) or failed. num_persons: of a
-    video the most in one frame. dropped_boxes: given or found, with nothing of the image inside. depth_near, depth_far:
-    what 1 and 65535 in depth.png stand for.
-    """
-
-    name: str
-    uri: str
-    member: str
-    kind: str
-    status: str = "failed"
-    error_message: str = ""
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-    num_persons: int = 0
-    person_boxes: tuple[dict[str, float], ...] = ()
-    dropped_boxes: int = 0
-    depth_near: float = float("nan")
-    depth_far: float = float("nan")
-    files: tuple[str, ...] = ()
-
-
-SCHEMA = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in ("name", "uri", "member", "kind", "status", "error_message")),
-        *(pa.field(name, pa.int32()) for name in ("width", "height")),
-        pa.field("frames", pa.int64()),
-        pa.field("num_persons", pa.int32()),
-        pa.field("person_boxes", BOXES),
-        pa.field("dropped_boxes", pa.int32()),
-        *(pa.field(name, pa.float32()) for name in ("depth_near", "depth_far")),
-        pa.field("files", pa.list_(pa.string())),
-    ]
-)
-"""Of manifest.parquet, which can be given as --boxes to another run."""
 
 
 @dataclass(frozen=True)
@@ -149,25 +107,36 @@ def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], opt
     """Answer every input and write its files, the manifest and run.json into `out`; the manifest's rows.
 
     Raises UsageError for what cannot be meant: no model, a checkpoint of another task, a path that is not there, or an
-    output that holds something else. What an earlier run wrote there is deleted. Interrupted, what was done stays, with
-    its manifest.
+    output that holds something else. What earlier runs made there of the same inputs is replaced, one input after the
+    other, and the rest is left alone. Interrupted, what was done stays, with its manifest.
     """
-    _check_output(out)
-    listing = list_inputs(paths, out)
-    inputs = listing.inputs
-    earlier = _earlier_files(out, inputs)
+    check_output(out)
+    earlier = read_rows(out)
+    listing = list_inputs(paths, out, names_of(earlier))
     device = choose_device(options.device)
     people = choose_people(options.boxes, options.min_score, torch.get_num_threads())
     models = load_models(checkpoints, device, options.precision)
     predictor, style = Predictor(models, people, options.batch), _style(models, options)
-    out.mkdir(parents=True, exist_ok=True)
-    for file in earlier:  # all of it is made anew; what this run does not make, such as another task's, would be stale
-        (out / file).unlink(missing_ok=True)
-    Store(out).write_json(RECORD, _record(models, options, listing))
+    with held(out):
+        if names_of(read_rows(out)) != names_of(earlier):
+            raise UsageError(f"another process has just written results into {out}; run the same command again")
+        Store(out).write_json(RECORD, _record(models, options, listing))
+        return _predict(listing.inputs, out, predictor, style, options, earlier)
 
+
+def _predict(
+    inputs: Sequence[Input],
+    out: Path,
+    predictor: Predictor,
+    style: Style,
+    options: Options,
+    earlier: Sequence[Row],
+) -> list[Row]:
+    """The rows of all inputs, in their order and in the manifest."""
     rows: list[Row] = []
     photos = [item for item in inputs if isinstance(item, Photo)]
     clips = [item for item in inputs if isinstance(item, Clip)]
+    whole = {row.name for row in earlier if row.status == "success"}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -177,14 +146,15 @@ def predict(paths: Sequence[str], out: Path, checkpoints: Mapping[str, str], opt
                     rows.append(row)
                     progress.advance(bar)
             for clip in clips:
-                row, interrupted = _predict_clip(clip, out, predictor, style, options, progress)
-                rows.append(row)
+                is_whole = clip.name in whole
+                done, interrupted = _predict_clip(clip, out, predictor, style, options, progress, is_whole)
+                rows += [done] if done else []
                 if interrupted and clip.webcam is None:
                     raise KeyboardInterrupt
     finally:
         order = {item.name: number for number, item in enumerate(inputs)}
         rows.sort(key=lambda row: order[row.name])
-        Store(out).write_table(MANIFEST, pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA))
+        write_rows(out, earlier, rows)
     return rows
 
 
@@ -222,9 +192,11 @@ def _predict_photos(
 
 
 def _predict_clip(
-    clip: Clip, out: Path, predictor: Predictor, style: Style, options: Options, progress: Progress
-) -> tuple[Row, bool]:
-    """The clip's row, and whether Ctrl-C ended it, which is how a webcam's recording ends."""
+    clip: Clip, out: Path, predictor: Predictor, style: Style, options: Options, progress: Progress, is_whole: bool
+) -> tuple[Row | None, bool]:
+    """The clip's row, and whether Ctrl-C ended it, which is how a webcam's recording ends. is_whole: results of all of
+    it are there, which part of a video does not replace; then there is no row.
+    """
     row = Row(clip.name, clip.uri, "", "video" if clip.webcam is None else "webcam")
     try:
         reader = Reader(clip)
@@ -246,8 +218,13 @@ def _predict_clip(
     except KeyboardInterrupt:
         interrupted = True
         problem = "" if reader.live else f"Interrupted after frame {row.frames}"
-    finally:
-        files = writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    if interrupted and is_whole and not reader.live:
+        writer.discard()
+        return None, True
+    files = writer.close()
     if not problem and not row.frames:
         problem = "UnreadableVideo: it opens, but no frame can be read"
     if not problem and not options.frames and reader.ended_early(row.frames):
@@ -372,34 +349,3 @@ def _record(models: Models, options: Options, listing: Listing) -> dict[str, Any
         "labels": {task: loaded.labels for task, loaded in models.tasks.items()},
         "conventions": CONVENTIONS,
     }
-
-
-def _earlier_files(out: Path, inputs: Sequence[Input]) -> list[str]:
-    """What an earlier run wrote into `out`, by its manifest. Raises UsageError where these inputs would not make all of
-    it anew: the manifest, which is written anew, would lose the rest.
-    """
-    if not (out / MANIFEST).is_file():
-        return []
-    places = {(os.path.abspath(item.uri), item.member) for item in inputs}
-    files: list[str] = []
-    for row in Store(out).read_table(MANIFEST, ["uri", "member", "files"]).to_pylist():
-        if row["files"] and (os.path.abspath(row["uri"]), row["member"]) not in places:
-            raise UsageError(
-                f"{out} holds results of {row['uri']} {row['member']}".rstrip()
-                + ", which is not among these inputs; give it too, or another folder for the results"
-            )
-        files += [file for file in row["files"] if (out / file).resolve().is_relative_to(out.resolve())]
-    return files
-
-
-def _check_output(out: Path) -> None:
-    if out.is_file():
-        raise UsageError(f"the output {out} is a file; the last argument is the folder for the results")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    record = Store(out).read_json(RECORD)
-    if not isinstance(record, dict) or "conventions" not in record:  # a curated folder has a run.json of its own
-        raise UsageError(
-            f"the output {out} is not empty and holds no earlier results; the last argument is the folder for the "
-            "results: give a new or empty one"
-        )

@@ -84,7 +84,7 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         stem = Path(name).name
         self._beside = {
-            kind: folder / f".tmp-{os.getpid()}-{stem}.{kind}"
+            kind: folder / f".tmp-{stem}.{kind}"
             for kind, wanted in (("panel.mp4", pictures), ("jsonl", data))
             if wanted
         }
@@ -105,10 +105,7 @@ class Writer:
 
     def close(self) -> tuple[str, ...]:
         """Names of the files that were written, relative to the output folder."""
-        if self._lines is not None:
-            self._lines.close()
-        if self._video is not None:
-            self._video.release()
+        self._end()
         done = []
         for kind, beside in self._beside.items():
             if self._frames and beside.exists():
@@ -116,6 +113,18 @@ class Writer:
                 done.append(f"{self.name}.{kind}")
             beside.unlink(missing_ok=True)
         return tuple(done)
+
+    def discard(self) -> None:
+        """Leave no file, and what has their names as it is."""
+        self._end()
+        for beside in self._beside.values():
+            beside.unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        if self._video is not None:
+            self._video.release()
 
     def _add_panel(self, frame: Frame, picture: np.ndarray) -> None:
         if self._video is None:

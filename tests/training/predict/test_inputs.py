@@ -32,8 +32,8 @@ def test_what_is_no_photo_is_counted_by_kind(photos: Path):
     (photos / ".git").mkdir()
     for name in ("notes.txt", "more/b.TXT", "README"):
         (photos / name).write_text("not a photo")
-    write_members(photos / "s.tar", [("a.jpg", photo(1)), ("b.tif", b"x"), ("c.json", b"{}")])
-    kinds = {"hidden": 2, ".txt": 2, "without suffix": 1, "tar samples without .jpg, .jpeg, .png, .webp": 2}
+    write_members(photos / "s.tar", [("a.jpg", photo(1)), ("b.tif", b"x"), ("c.json", b"{}"), ("._a.jpg", b"x")])
+    kinds = {"hidden": 3, ".txt": 2, "without suffix": 1, "tar samples without .jpg, .jpeg, .png, .webp": 2}
     assert list_inputs([str(photos)], Path("/nowhere")).passed_over == kinds
 
 
@@ -73,6 +73,26 @@ def test_inputs_of_one_name_keep_apart(tmp_path: Path):
         (tmp_path / name).write_bytes(b"x")
     assert names(tmp_path) == ["a", "a-2", "a-3"]
     assert names(tmp_path / "a.jpg", tmp_path / "a.jpg") == ["a", "a-2"]
+
+
+def test_a_name_is_short_enough_for_what_is_put_behind_it(tmp_path: Path):
+    for letter in "ab":
+        (tmp_path / f"{'é' * 124}{letter}.jpg").write_bytes(photo(1))
+    first, second = names(tmp_path)
+    assert (first, second) == ("é" * 100, "é" * 100 + "-2")
+
+
+def test_inputs_keep_the_names_that_results_are_there_under(tmp_path: Path):
+    for name in ("a.jpg", "more/a.jpg", "b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    earlier = {
+        (str(tmp_path / "more/a.jpg"), ""): ["a"],
+        (str(tmp_path / "gone.jpg"), ""): ["b"],
+        (str(tmp_path / "b.jpg"), ""): ["../up"],
+    }
+    found = list_inputs([str(tmp_path)], tmp_path / "out", earlier).inputs
+    assert [item.name for item in found] == ["a-2", "b-2", "a"]
 
 
 def test_tar_members_are_read_by_offset_and_cannot_leave_the_output(tmp_path: Path):

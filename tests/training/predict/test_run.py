@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.shard_factory import photo, write_foreign
+from tests.training.predict.conftest import write_video
 from training.config import UsageError
+from training.predict import run
+from training.predict.results import held
 from training.predict.run import Options, predict, summary
 
 WHOLE = Options(boxes="whole", device="cpu")
@@ -111,7 +114,7 @@ def test_another_run_leaves_nothing_of_the_one_before(checkpoints, photos: Path,
     rows = predict([str(photos)], out, {"pose": checkpoints["pose"]}, Options("whole", device="cpu", pictures=False))
     assert [row.files for row in rows] == [("a.keypoints.json",), ("b.keypoints.json",), ()]
     left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert left == {"a.keypoints.json", "b.keypoints.json", "manifest.parquet", "run.json", "mine.txt"}
+    assert left == {"a.keypoints.json", "b.keypoints.json", "manifest.parquet", "run.json", ".lock", "mine.txt"}
 
 
 def test_a_manifest_that_names_files_elsewhere_deletes_none_of_them(checkpoints, photos: Path, tmp_path):
@@ -125,16 +128,74 @@ def test_a_manifest_that_names_files_elsewhere_deletes_none_of_them(checkpoints,
     assert (tmp_path / "theirs.txt").read_text() == "not of predict"
 
 
-def test_results_of_another_photo_are_not_lost(checkpoints, photos: Path, tmp_path):
-    models = {"pose": checkpoints["pose"]}
-    predict([str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
-    before = (tmp_path / "out" / "a.panel.jpg").read_bytes()
-    for other in ("more/a.jpg", "b.PNG"):
-        with pytest.raises(UsageError, match=r"holds results of .*photos/a\.jpg, which is not among these inputs"):
-            predict([str(photos / other)], tmp_path / "out", models, WHOLE)
-    assert (tmp_path / "out" / "a.panel.jpg").read_bytes() == before
-    more = predict([str(photos / "more" / "a.jpg"), str(photos / "a.jpg")], tmp_path / "out", models, WHOLE)
-    assert [row.name for row in more] == ["a", "a-2"]  # all that was there is made again
+def files_in(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_results_of_other_inputs_stay_as_they_are(checkpoints, photos: Path, tmp_path):
+    out = tmp_path / "out"
+    predict([str(photos / "a.jpg"), str(photos / "b.PNG")], out, checkpoints, WHOLE)
+    before = files_in(out)
+    predict([str(photos / "more" / "a.jpg")], out, {"pose": checkpoints["pose"]}, WHOLE)
+    for name in ("a.panel.jpg", "a.depth.npy", "b.parts.png"):
+        assert files_in(out)[name] == before[name]
+    table = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert [(row["name"], row["uri"]) for row in table] == [
+        ("a", str(photos / "a.jpg")),
+        ("b", str(photos / "b.PNG")),
+        ("a-2", str(photos / "more" / "a.jpg")),
+    ]
+    predict([str(photos / "a.jpg")], out, {"pose": checkpoints["pose"]}, Options("whole", device="cpu", pictures=False))
+    table = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert [row["name"] for row in table] == ["a", "b", "a-2"]
+    assert table[0]["files"] == ["a.keypoints.json"]
+    named = {file for row in table for file in row["files"]}
+    assert set(files_in(out)) == named | {"manifest.parquet", "run.json", ".lock"}
+
+
+def test_an_interrupted_second_run_leaves_what_was_there(checkpoints, photos: Path, tmp_path, monkeypatch):
+    out, models = tmp_path / "out", {"pose": checkpoints["pose"]}
+    video = write_video(photos / "walk.mp4", frames=9)
+    predict([str(photos)], out, models, WHOLE)
+    before = files_in(out)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "write_photo", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict([str(photos)], out, models, WHOLE)
+    assert files_in(out) == before
+    real, calls = run.Writer.add, []
+    monkeypatch.setattr(run.Writer, "add", lambda *a: real(*a) if calls.append(0) or len(calls) < 3 else interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        predict([str(video)], out, models, WHOLE)
+    assert files_in(out) == before
+
+
+def test_killed_before_the_old_files_are_gone_the_same_command_deletes_them(
+    checkpoints, photos: Path, tmp_path, monkeypatch
+):
+    out, models = tmp_path / "out", {"pose": checkpoints["pose"]}
+    few = Options("whole", device="cpu", pictures=False)
+    predict([str(photos)], out, models, WHOLE)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict([str(photos)], out, models, few)
+    assert (out / "a.panel.jpg").exists()
+    predict([str(photos)], out, models, few)
+    predict([str(photos)], tmp_path / "fresh", models, few)
+    assert set(files_in(out)) == set(files_in(tmp_path / "fresh"))
+
+
+def test_a_second_process_is_refused(checkpoints, photos: Path, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(UsageError, match="another process writes results into"):
+        predict([str(photos)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
 
 
 def test_a_wrong_checkpoint_is_told_before_anything_is_written(checkpoints, photos: Path, tmp_path):
