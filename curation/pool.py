@@ -72,19 +72,19 @@ class DaskPool:
         running: dict[Future, Job] = {}
         done = as_completed([])
 
-        def submit() -> None:
-            if (job := next(queue, None)) is not None:
+        def top_up() -> None:
+            threads = sum(self.client.nthreads().values())  # now: a cluster may grow and shrink
+            while len(running) < max(1, threads) * IN_FLIGHT and (job := next(queue, None)) is not None:
                 future = self.client.submit(function, job, pure=False)
                 running[future] = job
                 done.add(future)
 
-        for _ in range(max(1, self.workers) * IN_FLIGHT):
-            submit()
+        top_up()
         for future in done:
             job = running.pop(future)
             outcome: Outcome[Job, Result] = _outcome(job, future)
             future.release()
-            submit()
+            top_up()
             yield outcome
 
 
@@ -98,7 +98,11 @@ def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator
     elif workers == 0:
         yield InlinePool()
     else:
-        settings = {"distributed.scheduler.allowed-failures": 0}
+        settings = {
+            "distributed.scheduler.allowed-failures": 0,
+            # Dask has workers give freed memory back at once; every batch would fetch its arrays anew, page by page
+            "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+        }
         logging.getLogger("distributed").setLevel(logging.ERROR)  # what a user must know, the run says itself
         with (
             dask.config.set(settings),
