@@ -353,7 +353,7 @@ def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
         return f"{out} was made without --lazy, so that every image was asked everything; leave it out"
     return (
         f"{out} was made with another recipe ({made_with.name}, {made_with.hash}); "
-        f"use `sapiens-curate decide {out} --recipe …` to decide anew, or another folder"
+        f"to decide anew give --recipe and --set to `sapiens-curate decide {out}`, or take another folder"
     )
 
 

@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -58,13 +59,13 @@ def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., N
 def _parameter(field: Any, hint: Any) -> inspect.Parameter:
     plain, help_text = typing.get_args(hint)[:2]
     if field.name == "data":
-        kind: Any = Annotated[list[str] | None, typer.Argument(metavar="DATA...", help=help_text)]
+        kind: Any = Annotated[list[str] | None, typer.Argument(metavar="DATA", help=help_text)]
     elif field.name in _ARGUMENTS:
         kind = Annotated[str | None, typer.Argument(metavar=field.name.upper(), help=help_text)]
     else:
         if field.default not in (MISSING, "", 0, 0.0) or field.default is False:
             shown = str(field.default).lower() if isinstance(field.default, bool) else f"{field.default}"
-            help_text += f" [default: {shown}]"
+            help_text += rf" \[default: {shown}]"  # bare brackets would be taken for a style
         flag = "--" + field.name.replace("_", "-")
         if plain is bool:
             kind = Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
@@ -97,7 +98,7 @@ def finetune(config: FinetuneConfig) -> None:
 def evaluate(
     task: Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(TASKS)}.")],
     weights: Annotated[str, typer.Argument(metavar="CKPT", help="Fine-tuned run or checkpoint folder, or file.")],
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Folders that sapiens-train pack wrote.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="Folders that sapiens-train pack wrote.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per pass.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
@@ -165,7 +166,7 @@ def convert(
 @app.command()
 def predict(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATHS...", help="Photos, folders, tars, videos, or a webcam's number.")
+        list[str], typer.Argument(metavar="PATHS", help="Photos, folders, tars, videos, or a webcam's number.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results.")],
     pose: Annotated[str, typer.Option(metavar="CKPT", help="Model for keypoints.")] = "",
@@ -176,7 +177,7 @@ def predict(
         str, typer.Option(metavar="FILE|whole", help="People from a json or parquet file; whole: an image is a person.")
     ] = "",
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score of a person. [default: 0.5; of a FILE: 0]")
+        float | None, typer.Option(min=0, max=1, help=r"Least score of a person. \[default: 0.5; of a FILE: 0]")
     ] = None,
     min_keypoint: Annotated[float, typer.Option(min=0, help="Least score of a keypoint that is drawn.")] = 0.3,
     batch: Annotated[int, typer.Option(min=1, help="People per pass, over several images.")] = 4,
@@ -249,7 +250,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 @app.command()
 def pack(
     task: Annotated[str, typer.Argument(metavar="pose|parts|depth|normals")],
-    labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="COCO json, folders, or WebDataset tars.")],
+    labels: Annotated[list[Path], typer.Argument(metavar="LABELS", help="COCO json, folders, or WebDataset tars.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the labelled shards.")],
     names: Annotated[
         str, typer.Option("--set", metavar="NAME|FILE", help="Keypoint set or class list: shipped, or a YAML file.")

@@ -255,7 +255,7 @@ def load_config(kind: type[Config], file: str | None, given: Mapping[str, Any]) 
         try:
             loaded = yaml.safe_load(Path(file).read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"the config {file} cannot be read: {error}") from error
+            raise UsageError(f"the config {file} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict):
             raise UsageError(f"the config {file} must be a mapping of names to values")
         values |= loaded

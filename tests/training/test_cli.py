@@ -29,6 +29,13 @@ def test_every_setting_has_a_flag_of_its_name(monkeypatch, capsys):
         f.name for f in fields(PretrainConfig) if f.name != "data" and "--" + f.name.replace("_", "-") not in shown
     ]
     assert missing == []
+    assert "Training length in images seen. [default: 300000000]" in shown
+
+
+def test_help_names_the_defaults_that_depend(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "predict", "-h") == 0
+    assert "Least score of a person. [default: 0.5; of a FILE: 0]" in capsys.readouterr().out
 
 
 def test_flags_reach_the_run_and_its_folder(monkeypatch, tmp_path, data):

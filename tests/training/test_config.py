@@ -31,6 +31,13 @@ def test_yaml_there_and_back(tmp_path):
     assert load_config(PretrainConfig, str(tmp_path / "c.yaml"), {"seed": "7"}).seed == 7
 
 
+def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path):
+    (tmp_path / "c.yaml").write_text("model: [tiny\n")
+    with pytest.raises(UsageError, match="cannot be read") as told:
+        load_config(PretrainConfig, str(tmp_path / "c.yaml"), {})
+    assert "\n" not in str(told.value)
+
+
 def test_numbers_may_be_written_as_people_do():
     config = made(images="300e6", batch=4096.0, base_lr="1e-3", norm_pix="false")
     assert (config.images, config.batch, config.base_lr, config.norm_pix) == (300_000_000, 4096, 1e-3, False)

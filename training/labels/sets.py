@@ -167,7 +167,8 @@ def _read(name: str, kind: str) -> Any:
     try:
         return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{name} is not {'JSON' if name.endswith('.json') else 'YAML'}: {error}") from error
+        form = "JSON" if name.endswith(".json") else "YAML"
+        raise UsageError(f"{name} is not {form}: {' '.join(str(error).split())}") from error
 
 
 def _check_keys(given: Any, allowed: Sequence[str], needed: Sequence[str], origin: str) -> None:

@@ -124,6 +124,7 @@ def complaint(kind: type[KeypointSet] | type[ClassList], path: Path, text: str) 
     path.write_text(text)
     with pytest.raises(UsageError, match=re.escape(path.name)) as caught:
         kind.load(str(path))
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
