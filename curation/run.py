@@ -5,6 +5,7 @@ them takes as long as reading the whole set: `verify`, with which a run ends, do
 """
 
 import errno
+import glob
 import os
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from curation.record import RUN_FILE, Record, load_record
 from curation.report.page import write_report
 from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
+from curation.sources.entry import suffix
+from curation.sources.table import TABLE_SUFFIXES
 from manifests.account import Counts
 from manifests.store import Store, content_hash
 
@@ -156,6 +159,7 @@ class Stages:
         ]
         inputs = sum(_inputs(job) for job in jobs)
         if jobs:
+            _need_source(record)
             lazily = ", lazily" if record.recipe.lazy else ""
             self.console.print(
                 f"scoring with profile {record.recipe.profile!r}{lazily}: {', '.join(record.recipe.scorers)}"
@@ -204,6 +208,7 @@ class Stages:
             )
         if self._is_packed(record, record.decided):
             return
+        _need_source(record)
         if record.packed or not self._manifest_is_sound(record):  # it holds places, or after a crash some of them
             self.decide(record)
         self.store.sweep("shards")
@@ -359,6 +364,17 @@ def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
 
 def _inputs(job: UnitJob) -> int:
     return job.plan.starts[job.unit + 1] - job.plan.starts[job.unit]
+
+
+def _need_source(record: Record) -> None:
+    """UsageError where the photos of a run are gone, as on a disk that is not mounted: all of them would fail, and
+    shards that hold them be made anew without them. Of a table, a pattern or a URL this is not known.
+    """
+    source = record.source
+    if "://" in source or glob.has_magic(source) or "{" in source or suffix(source) in TABLE_SUFFIXES:
+        return
+    if not os.path.exists(source) or (os.path.isdir(source) and not os.listdir(source)):
+        raise UsageError(f"{source} is not there or empty, and its photos are to be read; put it back")
 
 
 def _absolute(source: str) -> str:

@@ -308,13 +308,42 @@ def test_retry_packs_what_could_not_be_read_when_it_was_packed(tmp_path: Path, p
         record = stage.plan(str(source), plain_recipe)
         stage.score(record)
         stage.decide(record)
-        source.rename(tmp_path / "away")
+        photos = {path: path.read_bytes() for path in source.iterdir()}
+        for path in photos:
+            path.write_bytes(b"")
         stage.pack(record)
     assert record.counts.kept == 0
-    (tmp_path / "away").rename(source)
+    for path, data in photos.items():
+        path.write_bytes(data)
     retry(str(out), workers=0)
     assert contents(out, "shards") == contents(tmp_path / "whole", "shards")
     assert verify(str(out))[1] == []
+
+
+@pytest.mark.parametrize("unmounted", [False, True])
+def test_nothing_is_made_anew_without_the_source(tmp_path: Path, plain_recipe: Recipe, unmounted: bool) -> None:
+    """Originals that were put away, or a disk that is not mounted, must not empty the shards."""
+    source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    whole = contents(out)
+    source.rename(tmp_path / "away")
+    if unmounted:
+        source.mkdir()
+    curate(str(source), str(out), plain_recipe, place=HERE)  # which finds all of it done
+    (out / "scores/00000.parquet").unlink()
+    with pytest.raises(UsageError, match=r"photos is not there or empty, .* put it back"):
+        curate(str(source), str(out), plain_recipe, place=HERE)
+    with pytest.raises(UsageError, match=r"photos is not there or empty, .* put it back"):
+        retry(str(out), workers=0)
+    (out / "shards/00000_stats.json").unlink()
+    with stages(Store(out), Console(quiet=True), HERE) as stage, pytest.raises(UsageError, match="put it back"):
+        stage.pack(load_record(stage.store))
+    assert contents(out) == whole
+    if unmounted:
+        source.rmdir()
+    (tmp_path / "away").rename(source)
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    assert contents(out) == whole
 
 
 def test_only_a_changed_scorer_runs_again(
