@@ -7,6 +7,7 @@ the task's decoder: normalisation is inside. Every file is read back and run bef
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -93,15 +94,17 @@ def write_onnx(program: ExportedProgram, loaded: LoadedTask, path: Path) -> None
     """One .onnx file; task, size and labels are in its metadata. Weights over 2 GB, the limit of the format, lie beside
     it in .onnx.data.
     """
-    made = torch.onnx.export(
-        program,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: "batch"},),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself
+        made = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: "batch"},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert made is not None
     made.model.metadata_props.update(facts(loaded))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())

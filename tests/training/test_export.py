@@ -62,6 +62,7 @@ def test_onnx_runs_in_openvino_on_any_number_of_images(checkpoint, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert "run with OpenVINO it differs" in done.stdout
     assert [p.name for p in file.parent.iterdir()] == ["pose.onnx"]
 

@@ -22,6 +22,10 @@ WEBCAM_RATE = 15.0
 """Frames per second of a webcam's video; a panel is repeated until the next one is ready, so it plays in true time."""
 FALLBACK_RATE = 25.0
 
+# What cannot be read is told in one sentence, not in the libraries' pages; the variable may be set to hear more.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 _MISSING_SHARE, _MISSING_FEW = 0.02, 2  # containers estimate their number of frames
 
 

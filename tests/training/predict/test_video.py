@@ -49,7 +49,7 @@ def test_a_video_that_breaks_off_gives_what_is_there_and_says_so(checkpoints, tm
     assert len(frames_of(tmp_path / "out" / "cut.panel.mp4")) == row.frames
 
 
-def test_what_is_no_video_is_a_row(checkpoints, tmp_path):
+def test_what_is_no_video_is_a_row_and_no_page_of_complaints(checkpoints, tmp_path, capfd):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "empty.mp4").write_bytes(b"")
     whole = write_video(tmp_path / "whole.mp4").read_bytes()
@@ -57,6 +57,7 @@ def test_what_is_no_video_is_a_row(checkpoints, tmp_path):
     rows = predict([str(tmp_path / "v"), "77"], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
     assert [(row.kind, row.status) for row in rows] == [("video", "failed")] * 2 + [("webcam", "failed")]
     assert all("cannot be opened" in row.error_message for row in rows)
+    assert capfd.readouterr().err.strip() == ""
     assert list(pd.read_parquet(tmp_path / "out" / "manifest.parquet").name) == ["empty", "headless", "webcam-77"]
 
 
