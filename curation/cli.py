@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from curation.errors import Stopped, UsageError
+from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.recipe import Recipe, change, load_recipe
 from curation.record import Record, load_record
 from manifests.scan import NoManifest
@@ -328,6 +328,10 @@ def main() -> None:
         app()
     except (UsageError, NoManifest, Damaged) as error:
         _say_error(str(error), USAGE)
+    except OSError as error:  # a folder that may not be written; a disk that is full after the last stage
+        full = error.errno in DISK_FULL
+        advice = "free some space, then run the same command again" if full else "mend that, then run it again"
+        _say_error(f"{error}; {advice}", RESUMABLE if full else USAGE)
     except Stopped as error:
         _say_error(f"{error}; then run the same command again", RESUMABLE)
 

@@ -1,5 +1,9 @@
 """The two ways a run may end early; the text of each is the whole message."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class UsageError(Exception):
     """What was given, what is allowed and what to do, in one sentence."""

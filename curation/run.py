@@ -4,7 +4,6 @@ What a stage finds done it takes by its sha256 where that is a table. Tars are t
 them takes as long as reading the whole set: `verify`, with which a run ends, does that.
 """
 
-import errno
 import glob
 import os
 import time
@@ -20,7 +19,7 @@ from rich.console import Console
 from curation import embeddings
 from curation.careful import score_carefully
 from curation.deciding import Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
-from curation.errors import Stopped, UsageError
+from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.layout import manifest_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
 from curation.orphans import keep_orphans
@@ -105,7 +104,7 @@ def stages(store: Store, console: Console, place: Workplace) -> Iterator["Stages
             store.sweep(".")
             yield Stages(store, console, place, stack)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in DISK_FULL:
             raise Stopped(f"the disk of {store.root} is full; nothing committed is lost: free some space") from None
         raise
 

@@ -14,4 +14,4 @@ def dask_setup(worker: Worker) -> None:
     """
     os.environ["SAPIENS_GPU"] = str(worker.name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what a task raises, the driver tells

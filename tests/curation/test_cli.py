@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print and the exit codes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from curation import cli
 from curation.recipe import Recipe, to_yaml
+from curation.report import page
 from tests.curation.photos import BAD, jpeg, write
 
 COMMAND = str(Path(sys.executable).with_name("sapiens-curate"))
@@ -72,6 +75,24 @@ def test_another_recipe_may_be_given_until_something_is_scored(tmp_path: Path, r
     assert str(missing) in curate("run", source, out, *full, "--workers", "0", code=2)
     curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
     assert "another recipe" in curate("run", source, out, "--workers", "0", code=2)
+
+
+@pytest.mark.parametrize(("number", "code", "says"), [(errno.ENOSPC, 75, "free some space"), (errno.EACCES, 2, "mend")])
+def test_what_the_system_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int, says: str
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(page, "write_report", refused)
+    monkeypatch.setattr(sys, "argv", ["sapiens-curate", "report", "out"])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == code
+    error = capsys.readouterr().err
+    assert os.strerror(number) in error
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:

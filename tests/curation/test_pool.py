@@ -1,10 +1,13 @@
-"""Local workers and what they are started with."""
+"""Workers: what they are started with, and that all of them get work."""
 
+import time
 from os.path import expandvars
+from threading import Lock
 
 import pytest
+from distributed import Client, LocalCluster
 
-from curation.pool import open_pool
+from curation.pool import DaskPool, open_pool
 
 VARIABLE = "MALLOC_TRIM_THRESHOLD_"
 
@@ -20,3 +23,37 @@ def test_workers_keep_the_memory_that_a_batch_frees(monkeypatch: pytest.MonkeyPa
     assert seen_by_a_worker() == f"${VARIABLE}", "Dask's own setting, which costs thousands of page faults a photo"
     monkeypatch.setenv(VARIABLE, "1000000")
     assert seen_by_a_worker() == "1000000", "what the user asks for"
+
+
+def test_what_a_job_raises_goes_to_the_driver_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with open_pool(1, None) as pool:
+        (outcome,) = pool.map(int, ["x"])
+    assert isinstance(outcome.error, ValueError)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+LOCK, RUNNING, MOST = Lock(), [], []
+
+
+def work(job: int) -> int:
+    """Notes how many jobs run at a time."""
+    with LOCK:
+        RUNNING.append(job)
+        MOST.append(len(RUNNING))
+    time.sleep(0.2)
+    with LOCK:
+        RUNNING.remove(job)
+    return job
+
+
+def test_workers_that_join_later_get_work() -> None:
+    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as client:
+        outcomes = DaskPool(client).map(work, range(30))
+        done = [next(outcomes).result()]
+        assert max(MOST) == 1
+        cluster.scale(5)
+        client.wait_for_workers(5)
+        done += [outcome.result() for outcome in outcomes]
+    assert sorted(done) == list(range(30))
+    assert max(MOST) > 2
