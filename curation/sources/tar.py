@@ -27,6 +27,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
             end = file.seek(0, 2)
             for member in tar:
                 if not member.isfile():
+                    passed_over.update(["link in a tar"] * (member.islnk() or member.issym()))
                     continue
                 kind, sample = suffix(member.name), _sample(member.name)
                 if member.offset_data + member.size > end:

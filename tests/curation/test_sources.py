@@ -173,6 +173,18 @@ def test_a_tar_gives_images_by_offset_whatever_their_names(tmp_path: Path) -> No
     assert not (tmp_path.parent / "escape.jpg").exists()
 
 
+def test_links_in_a_tar_are_counted(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "x.tar", [("a.jpg", jpeg(0))])
+    with tarfile.open(tar, "a") as file:
+        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE):
+            link = tarfile.TarInfo("again.jpg")
+            link.type, link.linkname = kind, "a.jpg"
+            file.addfile(link)
+    listing = list_source(str(tar))
+    assert [entry.member for entry in listing.entries] == ["a.jpg"]
+    assert listing.passed_over == {"link in a tar": 2}
+
+
 def test_a_tar_that_breaks_off_gives_its_whole_images_and_says_so(tmp_path: Path, plain_recipe: Recipe) -> None:
     tar = make_tar(tmp_path / "x.tar", [(f"{i}.jpg", jpeg(i)) for i in range(6)])
     whole = tar.read_bytes()

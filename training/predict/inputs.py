@@ -175,7 +175,7 @@ def _list_tars(pattern: str, passed_over: Counter[str]) -> Iterator[Photo]:
     kinds = {
         f"tar samples without .{', .'.join(IMAGE_SUFFIXES)}": shards.without_image,
         "hidden": sum(shard.hidden for shard in shards.shards),
-        "links in a tar": sum(shard.links for shard in shards.shards),
+        "link in a tar": sum(shard.links for shard in shards.shards),
     }
     passed_over.update({kind: number for kind, number in kinds.items() if number})
     for number, shard in enumerate(shards.shards):
