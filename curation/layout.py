@@ -33,7 +33,8 @@ def shard_stats_file(shard: int) -> str:
 def unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | None:
     """The stats of a scored unit; None where it is missing, of another plan or does not fit its file."""
     stats = store.read_json(scores_stats_file(unit))
-    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash or not {"asking", "embeddings"} <= set(stats):
+    keys = {"asking", "embeddings", "failed", "identities", "sha256"}
+    if not isinstance(stats, dict) or stats.get("plan_hash") != plan.hash or not keys <= set(stats):
         return None
     sizes = {scores_file(unit): stats.get("bytes")}
     sizes |= {name: facts["bytes"] for name, facts in stats["embeddings"].items()}
@@ -53,7 +54,7 @@ def sound_unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | No
 def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:
     """The stats of a packed shard; None where it is missing or a file does not have the size it vouches for."""
     stats = store.read_json(shard_stats_file(shard))
-    if not isinstance(stats, dict) or "sizes" not in stats:
+    if not isinstance(stats, dict) or not {"failed", "sha256", "sizes", "successes"} <= set(stats):
         return None
     sound = all(store.size(f"shards/{name}") == size for name, size in stats["sizes"].items())
     return stats if sound else None

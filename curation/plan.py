@@ -16,6 +16,7 @@ from manifests.store import Store
 
 PLAN_FILE = "plan.parquet"
 CHUNK = 50_000
+UNITS = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Plan:
 
 
 def unit_size(inputs: int) -> int:
-    """Inputs per unit of work: small runs still give every worker something, large ones commit by the thousand."""
-    return min(1000, max(16, ceil(inputs / 64)))
+    """Inputs per unit of work: small runs still give every worker something, large ones commit by the thousand, and
+    none has more than 100,000 units, whose files' five digits sort in the order of the plan.
+    """
+    return max(min(1000, max(16, ceil(inputs / 64))), ceil(inputs / UNITS))
 
 
 def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:

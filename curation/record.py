@@ -48,10 +48,12 @@ class Record:
 
 
 def load_record(store: Store) -> Record:
-    """Read `run.json`; UsageError where there is none."""
+    """Read `run.json`; UsageError where there is none, or another program's."""
     values: Any = store.read_json(RUN_FILE)
-    if not isinstance(values, dict):
-        raise UsageError(f"{store.root} holds no {RUN_FILE}; start with `sapiens-curate run SOURCE {store.root}`")
+    if not isinstance(values, dict) or not {"source", "plan_hash", "recipe"} <= set(values):
+        raise UsageError(
+            f"{store.root} holds no {RUN_FILE} of a curation; start with `sapiens-curate run SOURCE {store.root}`"
+        )
     return Record(
         source=values["source"],
         plan_hash=values["plan_hash"],

@@ -36,6 +36,7 @@ from curation.sources.entry import suffix
 from curation.sources.table import TABLE_SUFFIXES
 from manifests.account import Counts
 from manifests.store import Store, content_hash
+from shards.writer import SHARDS
 
 ABREAST = 4  # units that the worker of a GPU works on at a time
 
@@ -189,9 +190,16 @@ class Stages:
         self.store.sweep("manifest")
         start = time.monotonic()
         outcome = resolve(self.store, plan, record.recipe)
+        per_shard = record.recipe.packing.samples_per_shard
+        if outcome.counts.kept > SHARDS * per_shard:
+            setting = f"packing.samples_per_shard={-(-outcome.counts.kept // SHARDS)}"
+            raise UsageError(
+                f"{outcome.counts.kept} images are kept, and {SHARDS} shards of {per_shard} do not hold them; run "
+                f"`sapiens-curate decide {self.store.root} --set {setting}` (or more, up to 10000), then `pack`"
+            )
         record.packed = ""
         record.counts = write_manifest(self.store, plan, record.recipe, outcome, record.models)
-        record.shards = -(-record.counts.kept // record.recipe.packing.samples_per_shard)
+        record.shards = -(-record.counts.kept // per_shard)
         record.decided, record.manifest = state, manifest_hash(self.store)
         record.time("decide", time.monotonic() - start, plan.inputs)
         record.save(self.store)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+SHARDS = 100_000
+"""At most, in five digits."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -35,7 +38,7 @@ class Placed:
 
 def sample_key(shard: int, index: int) -> str:
     """img2dataset's key: 5 digits of the shard, 4 of the place in it. Raises ValueError past 99,999 and 9,999."""
-    if not (0 <= shard <= 99_999 and 0 <= index <= 9_999):
+    if not (0 <= shard < SHARDS and 0 <= index <= 9_999):
         raise ValueError(f"shard {shard}, index {index}: shards go up to 99999 and hold at most 10000 samples")
     return f"{shard:05d}{index:04d}"
 

@@ -1,8 +1,10 @@
 """The run as a whole, on files: nothing lost, nothing twice, the same bytes every time."""
 
+import json
 import os
 import subprocess
 import sys
+from math import ceil
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from curation import run
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.funnel import funnel_text
-from curation.plan import read_plan
+from curation.plan import read_plan, unit_size
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
 from curation.record import load_record
@@ -424,6 +427,40 @@ def test_pool_hands_errors_back_with_their_job() -> None:
     outcomes = list(InlinePool().map(lambda n: 1 // n, [1, 0]))
     assert outcomes[0].result() == 1
     assert isinstance(outcomes[1].error, ZeroDivisionError)
+
+
+def test_more_images_than_shards_hold_are_told_before_any_is_packed(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SHARDS", 2)
+    source, out = good_photos(tmp_path / "photos", 24), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"24 images are kept, and 2 shards of 10 .*samples_per_shard=12`"):
+        curate(str(source), str(out), plain_recipe, place=HERE)
+    assert not (out / "manifest").exists()
+
+
+def test_no_plan_has_more_units_than_five_digits_number() -> None:
+    for inputs in (1, 10_000, 99_999_999, 100_000_001, 300_000_000):
+        assert ceil(inputs / unit_size(inputs)) <= 100_000
+    assert unit_size(99_999_999) == 1000
+
+
+def test_a_stats_file_that_lacks_a_field_is_made_anew(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 4), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    for name, fields in (("scores", ("identities", "failed", "sha256")), ("shards", ("failed", "sha256", "successes"))):
+        stats = out / name / "00000_stats.json"
+        for field in fields:
+            whole = json.loads(stats.read_text())
+            stats.write_text(json.dumps({key: value for key, value in whole.items() if key != field}))
+            curate(str(source), str(out), plain_recipe, place=HERE)
+            assert field in json.loads(stats.read_text())
+
+
+def test_the_run_json_of_another_program_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"conventions": {}}')
+    with pytest.raises(UsageError, match=r"holds no run\.json of a curation; start with"):
+        write_report(tmp_path)
 
 
 def test_an_empty_folder_and_a_missing_one_are_one_sentence(tmp_path: Path, plain_recipe: Recipe) -> None:
