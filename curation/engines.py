@@ -169,19 +169,20 @@ def _openvino(
     requests = [compiled.create_infer_request() for _ in range(threads)]
 
     def run(pictures: Array) -> tuple[Array, ...]:
-        answers = [np.empty((len(pictures), *t.shape[1:]), np.float32) for t in requests[0].output_tensors]
         firsts = range(0, len(pictures), batch)
+        answers = [np.empty((len(firsts) * batch, *t.shape[1:]), np.float32) for t in requests[0].output_tensors]
         for start in range(0, len(firsts), threads):
-            busy = list(zip(requests, firsts[start : start + threads], strict=False))
-            for request, first in busy:
-                portion = pictures[first : first + batch]
-                request.set_input_tensor(ov.Tensor(np.ascontiguousarray(_filled(portion, batch))))
+            busy = []
+            for request, first in zip(requests, firsts[start : start + threads], strict=False):
+                portion = np.ascontiguousarray(_filled(pictures[first : first + batch], batch))
+                request.set_input_tensor(ov.Tensor(portion, shared_memory=True))
+                for number, answer in enumerate(answers):
+                    request.set_output_tensor(number, ov.Tensor(answer[first : first + batch], shared_memory=True))
                 request.start_async()
-            for request, first in busy:
+                busy.append((request, portion))  # which the network reads where it lies
+            for request, _ in busy:
                 request.wait()
-                for answer, t in zip(answers, request.output_tensors, strict=True):
-                    answer[first : first + batch] = t.data[: len(pictures) - first]
-        return tuple(answers)
+        return tuple(answer[: len(pictures)] for answer in answers)
 
     return Engine(run, "cpu", "bf16" if bf16 else "fp32")
 

@@ -16,32 +16,47 @@ from safetensors.numpy import load_file
 
 Floats = NDArray[np.float32]
 CELL = 16  # pixels of the text detector's input
-CHANNELS = 2 * 96 + 192 + 384 + 2
+FINE, COARSE = 2 * 96 + 192 + 2, 384  # features of a cell, and those that it shares with three neighbours
 TOP_SHARES = (0.01, 0.05, 0.2)
 
 
-def mark_cells(chance: Floats, maps: Sequence[Floats]) -> Floats:
-    """One picture's text chance [h,w] and maps at strides 8, 16, 32 → [770,h/16,w/16], a column per cell."""
-    fine, middle, coarse = maps
+def mark_cells(chance: Floats, maps: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """One picture's text chance [h,w] and maps at strides 8, 16, 32 → features [386,h/16,w/16] of its cells, and
+    [384,h/32,w/32] of fours of them.
+    """
+    small, middle, coarse = maps
     rows, columns = middle.shape[1:]
     a, b, c, d = (
-        fine[:, y::2, x::2] for y in (0, 1) for x in (0, 1)
+        small[:, y::2, x::2] for y in (0, 1) for x in (0, 1)
     )  # quicker by far than reducing over a reshaped map
     blocks = chance.reshape(rows, CELL, -1)
-    highest = blocks.max(1).reshape(rows, columns, CELL).max(2)
-    average = blocks.mean(1).reshape(rows, columns, CELL).mean(2)
-    wide = coarse.repeat(2, 1).repeat(2, 2)
-    parts = [(a + b + c + d) / 4, np.maximum(np.maximum(a, b), np.maximum(c, d)), middle, wide]
-    return np.concatenate([*parts, highest[None], average[None]])
+    fine = np.empty((FINE, rows, columns), np.float32)
+    fine[:96] = (a + b + c + d) / 4
+    np.maximum(np.maximum(a, b), np.maximum(c, d), out=fine[96:192])
+    fine[192:384] = middle
+    fine[384] = blocks.max(1).reshape(rows, columns, CELL).max(2)
+    fine[385] = blocks.mean(1).reshape(rows, columns, CELL).mean(2)
+    return fine, coarse
+
+
+def spread(coarse: Floats, rows: int, columns: int) -> Floats:
+    """[C,h,w] of fours of cells → [C,rows,columns] of cells."""
+    return coarse.repeat(2, 1).repeat(2, 2)[:, :rows, :columns]
 
 
 @dataclass(frozen=True)
 class MarkHead:
-    """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest and the mean."""
+    """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest and the mean.
 
-    mean: Floats  # [770]
-    scale: Floats  # [770]
-    near: Floats  # [770,64]
+    What four cells share is standardised and multiplied once for all of them.
+    """
+
+    mean: Floats  # [386], and of what four cells share [384]
+    scale: Floats
+    near: Floats  # [64,386]
+    coarse_mean: Floats
+    coarse_scale: Floats
+    coarse_near: Floats  # [64,384]
     near_bias: Floats
     around: Floats  # [3,3,64,64]: row, column, in, out
     around_bias: Floats
@@ -54,27 +69,36 @@ class MarkHead:
     slope: Floats
     offset: Floats
 
-    def __call__(self, cells: Floats, rows: int, columns: int) -> float:
+    def __call__(self, fine: Floats, coarse: Floats, rows: int, columns: int) -> float:
         """Chance of a mark from `mark_cells`; the picture covers the top left `rows` x `columns` cells."""
-        logit = self.logit(cells, rows, columns) * self.slope[0] + self.offset[0]
+        logit = self.logit(fine, coarse, rows, columns) * self.slope[0] + self.offset[0]
         return float(1 / (1 + np.exp(-logit)))
 
-    def logit(self, cells: Floats, rows: int, columns: int) -> float:
+    def logit(self, fine: Floats, coarse: Floats, rows: int, columns: int) -> float:
         """The uncalibrated answer."""
-        answers, deep = self.places(cells, rows, columns)
+        answers, deep = self.places(fine, coarse, rows, columns)
         summary = summarise(answers, deep)
         return float((np.maximum(summary @ self.hidden + self.hidden_bias, 0) @ self.out + self.out_bias)[0])
 
-    def places(self, cells: Floats, rows: int, columns: int) -> tuple[Floats, Floats]:
+    def places(self, fine: Floats, coarse: Floats, rows: int, columns: int) -> tuple[Floats, Floats]:
         """Logits [rows·columns] and hidden values [rows·columns,64] of the cells on the picture."""
-        x = cells[:, :rows, :columns].reshape(CHANNELS, -1) - self.mean[:, None]  # a copy, changed in place below
-        x *= self.scale[:, None]
-        np.clip(x, -8, 8, out=x)
-        near = np.maximum(self.near.T @ x + self.near_bias[:, None], 0).T.reshape(rows, columns, -1)
-        padded = np.pad(near, ((1, 1), (1, 1), (0, 0)))
-        y = sum(padded[i : i + rows, j : j + columns] @ self.around[i, j] for i in range(3) for j in range(3))
-        deep = np.maximum(y + self.around_bias, 0).reshape(rows * columns, -1)
+        fours = coarse[:, : -(-rows // 2), : -(-columns // 2)]
+        shared = self.coarse_near @ _standardised(fours, self.coarse_mean, self.coarse_scale)
+        near = self.near @ _standardised(fine[:, :rows, :columns], self.mean, self.scale) + self.near_bias[:, None]
+        near = near.reshape(-1, rows, columns) + spread(shared.reshape(-1, *fours.shape[1:]), rows, columns)
+        padded = np.zeros((rows + 2, columns + 2, len(near)), np.float32)
+        padded[1:-1, 1:-1] = np.maximum(near, 0).transpose(1, 2, 0)
+        windows = np.concatenate([padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], 2)
+        deep = windows.reshape(rows * columns, -1) @ self.around.reshape(windows.shape[2], -1) + self.around_bias
+        deep = np.maximum(deep, 0)
         return (deep @ self.cell + self.cell_bias)[:, 0], deep
+
+
+def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
+    """[C,h,w] → [C,h·w], at most 8 deviations from the mean."""
+    x = x.reshape(len(x), -1) - mean[:, None]  # a copy, changed in place below
+    x *= scale[:, None]
+    return np.clip(x, -8, 8, out=x)
 
 
 def summarise(answers: Floats, deep: Floats) -> Floats:

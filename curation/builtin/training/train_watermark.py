@@ -29,10 +29,11 @@ from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.metrics import auc
 from curation.builtin.training.precision import has_bf16
 from curation.builtin.training.variants import UNKNOWN, Image, Variants
-from curation.builtin.watermark import CELL, CHANNELS, TOP_SHARES, MarkHead, mark_cells
+from curation.builtin.watermark import CELL, COARSE, FINE, TOP_SHARES, MarkHead, mark_cells, spread
 
 CHUNK, SEED, WIDTH, BATCH, RATE = 250, 2, 64, 24, 1e-3
 GRID = TEXT_SIZE // CELL
+CHANNELS = FINE + COARSE
 NOT_ON_PICTURE = -2
 
 
@@ -41,10 +42,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     builtin = Builtin(args.threads)
     variants = Variants(read_collection(args.data, "train"), SEED)
-    files = [_chunk(variants, first, args.work / "mark_cells", builtin) for first in range(0, args.variants, CHUNK)]
+    files = [_chunk(variants, first, args.work / "cells", builtin) for first in range(0, args.variants, CHUNK)]
     head = fit(files, args.rounds)
     rows = [(p, i, t[0]) for p, i, t in held_out_pictures(args.data) if t[0] != UNKNOWN]
-    logits = np.array([head.logit(*cells_of(builtin, image)) for _, image, _ in rows])
+    logits = np.array([logit_of(head, builtin, image) for _, image, _ in rows])
     truth = np.array([t == 1 for *_, t in rows])
     print(f"watermarked: AUC {auc(logits, truth):.3f} on {len(rows)} of dev")
     slope, offset = platt(logits, truth)
@@ -56,10 +57,18 @@ def main() -> None:
     print(f"wrote {out}: {out.stat().st_size} bytes")
 
 
-def cells_of(builtin: Builtin, image: Image) -> tuple[NDArray[np.float32], int, int]:
-    """(cell features [770,h/16,w/16], rows, columns) of one picture."""
+def logit_of(head: MarkHead, builtin: Builtin, image: Image) -> float:
+    """The head's uncalibrated answer to one picture."""
     (chance,), (maps,) = builtin.text_maps([image])
-    return mark_cells(chance, maps), *inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
+    return head.logit(*mark_cells(chance, maps), *inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL))
+
+
+def cells_of(builtin: Builtin, image: Image) -> NDArray[np.float32]:
+    """Features [770,rows,columns] of the cells on one picture."""
+    (chance,), (maps,) = builtin.text_maps([image])
+    rows, columns = inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
+    fine, coarse = mark_cells(chance, maps)
+    return np.concatenate([fine[:, :rows, :columns], spread(coarse, rows, columns)])
 
 
 def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:
@@ -85,13 +94,13 @@ def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Pa
     cells, grids, truths = [], [], []
     for i in range(first, first + CHUNK):
         variant = variants[i]
-        features, rows, columns = cells_of(builtin, variant.image)
+        features = cells_of(builtin, variant.image)
         grid = np.full((GRID, GRID), NOT_ON_PICTURE, np.int8)
         if variant.clean is not None and variant.marked is not None:
             grid = where_marked(variant.clean, variant.marked)
         else:
-            grid[:rows, :columns] = 0 if variant.truth[0] == 0 else UNKNOWN
-        cells.append(features[:, :rows, :columns])
+            grid[: features.shape[1], : features.shape[2]] = 0 if variant.truth[0] == 0 else UNKNOWN
+        cells.append(features)
         grids.append(grid)
         truths.append(variant.truth[0])
     mean, scale = _statistics(cells, folder / "statistics.npz")
@@ -104,7 +113,7 @@ def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Pa
 
 
 def _statistics(cells: list[NDArray[np.float32]], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and inverse deviation per channel [770] of the first chunk, kept for the later ones."""
+    """Mean and inverse deviation per feature [770] of the first chunk, kept for the later ones."""
     if not path.exists():
         rows = np.concatenate([c.reshape(CHANNELS, -1) for c in cells], 1)
         np.savez(path, mean=rows.mean(1), scale=1 / (rows.std(1) + 1e-3))
@@ -194,27 +203,31 @@ def _to_numpy(net: _Net, mean: NDArray[np.float32], scale: NDArray[np.float32]) 
         assert t is not None  # every layer has a bias
         return np.ascontiguousarray(t.detach().numpy().astype(np.float32))
 
+    near = array(net.near.weight[:, :, 0, 0])
     return MarkHead(
-        mean,
-        scale,
-        array(net.near.weight[:, :, 0, 0].T),
-        array(net.near.bias),
-        array(net.around.weight.permute(2, 3, 1, 0)),
-        array(net.around.bias),
-        array(net.cell.weight[:, :, 0, 0].T),
-        array(net.cell.bias),
-        array(net.hidden.weight.T),
-        array(net.hidden.bias),
-        array(net.out.weight.T),
-        array(net.out.bias),
-        np.ones(1, np.float32),
-        np.zeros(1, np.float32),
+        mean=mean[:FINE],
+        scale=scale[:FINE],
+        near=np.ascontiguousarray(near[:, :FINE]),
+        coarse_mean=mean[FINE:],
+        coarse_scale=scale[FINE:],
+        coarse_near=np.ascontiguousarray(near[:, FINE:]),
+        near_bias=array(net.near.bias),
+        around=array(net.around.weight.permute(2, 3, 1, 0)),
+        around_bias=array(net.around.bias),
+        cell=array(net.cell.weight[:, :, 0, 0].T),
+        cell_bias=array(net.cell.bias),
+        hidden=array(net.hidden.weight.T),
+        hidden_bias=array(net.hidden.bias),
+        out=array(net.out.weight.T),
+        out_bias=array(net.out.bias),
+        slope=np.ones(1, np.float32),
+        offset=np.zeros(1, np.float32),
     )
 
 
 def save(head: MarkHead, path: Path) -> None:
     """fp16 safetensors; what scales features and answers stays fp32."""
-    exact = {"mean", "scale", "slope", "offset"}
+    exact = {"mean", "scale", "coarse_mean", "coarse_scale", "slope", "offset"}
     arrays = {k: v.astype(np.float32 if k in exact else np.float16) for k, v in vars(head).items()}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
 
