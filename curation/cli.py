@@ -17,7 +17,7 @@ from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.recipe import Recipe, change, load_recipe
 from curation.record import Record, load_record
 from manifests.scan import NoManifest
-from manifests.store import Damaged, Store
+from manifests.store import Damaged, Store, Unreachable
 
 if TYPE_CHECKING:
     from curation.run import Stages
@@ -326,7 +326,7 @@ def main() -> None:
     """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
     try:
         app()
-    except (UsageError, NoManifest, Damaged) as error:
+    except (UsageError, NoManifest, Damaged, Unreachable) as error:
         _say_error(str(error), USAGE)
     except OSError as error:  # a folder that may not be written; a disk that is full after the last stage
         full = error.errno in DISK_FULL

@@ -9,6 +9,8 @@ import dask
 from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 
+from curation.errors import UsageError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 IN_FLIGHT = 2  # jobs per worker thread that the scheduler holds at a time
@@ -93,7 +95,7 @@ def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator
     """`scheduler`: address of an existing cluster. Otherwise `workers` local processes, each on `abreast` jobs at a
     time; 0 works in this one."""
     if scheduler:
-        with Client(scheduler) as client:
+        with _connect(scheduler) as client:
             yield DaskPool(client)
     elif workers == 0:
         yield InlinePool()
@@ -116,6 +118,15 @@ def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator
             Client(cluster) as client,
         ):
             yield DaskPool(client)
+
+
+def _connect(scheduler: str) -> Client:
+    try:
+        return Client(scheduler)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {scheduler} ({error}); give its address as it prints it, tcp://host:8786"
+        ) from None
 
 
 def _outcome(job: Job, future: Future) -> Outcome[Job, Result]:

@@ -26,12 +26,21 @@ class Damaged(OSError):
     """A file whose bytes are no table; the text says which and what to do."""
 
 
+class Unreachable(OSError):
+    """No file system for a root; the text says why and what to give."""
+
+
 class Store:
     """A root folder and the few things done with files in it. Names are relative, with forward slashes."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = str(root)
-        self.fs, self.path = fsspec.core.url_to_fs(self.root)
+        if not self.root:
+            raise Unreachable("the folder's name is empty; give a folder or a URL")
+        try:
+            self.fs, self.path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise Unreachable(f"{self.root} cannot be opened: {error}; give a folder or another URL") from None
         self.is_local = "file" in _protocols(self.fs)
 
     def full(self, name: str) -> str:

@@ -41,9 +41,10 @@ def list_source(source: str, exclude: Path | None = None) -> Listing:
         extras = [field for field in table.schema if field.name not in {"uri", "caption"}]
         return Listing(list_table(source, table), extras)
     passed_over: Counter[str] = Counter()
-    paths = _outermost([path for pattern in _patterns(source) for path in _matches(pattern)])
-    if not paths:
+    matches = {pattern: _matches(pattern) for pattern in _patterns(source)}
+    if not any(matches.values()):
         raise UsageError(f"nothing is at {source!r}; give {ALLOWED}")
+    paths = _outermost([path for pattern, found in matches.items() for path in found or _absent(pattern)])
     return Listing(_entries(paths, exclude, passed_over), passed_over=passed_over)
 
 
@@ -89,6 +90,11 @@ def _matches(pattern: str) -> list[str]:
     if os.path.exists(pattern):
         return [os.path.abspath(pattern)]
     return sorted(os.path.abspath(path) for path in glob.glob(os.path.expanduser(pattern), recursive=True))
+
+
+def _absent(pattern: str) -> list[str]:
+    """A file that braces name and that is not there is an input all the same, so that its error has a row."""
+    return [] if glob.has_magic(pattern) else [os.path.abspath(os.path.expanduser(pattern))]
 
 
 def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -57,6 +57,7 @@ def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
     assert "nothing is at" in curate("run", tmp_path / "nowhere", tmp_path / "out", code=2)
     assert "no recipe 'x'" in curate("run", tmp_path, tmp_path / "out", "--recipe", "x", code=2)
     assert "holds no" in curate("pack", tmp_path / "nowhere", code=2)
+    assert "give a folder or another URL" in curate("verify", "gopher://a/b", code=2)
     assert "No such option" in curate("run", "--speed", code=2)
     assert "Usage" in curate("--help")
 
@@ -93,6 +94,12 @@ def test_what_the_system_refuses_is_one_sentence(
     assert os.strerror(number) in error
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_a_scheduler_that_is_not_there_is_told_in_one_sentence(tmp_path: Path, recipe_file: Path) -> None:
+    source = write(tmp_path / "photos", {"a.jpg": jpeg(1)})
+    said = curate("run", source, tmp_path / "out", "--recipe", recipe_file, "--scheduler", "nonsense", code=2)
+    assert "no Dask scheduler answers at nonsense (missing port number" in said
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:

@@ -150,6 +150,16 @@ def test_globs_and_braces(tmp_path: Path) -> None:
     assert [Path(e.uri).name for e in listed(tmp_path / "[x].jpg")] == ["[x].jpg"]
 
 
+def test_what_braces_name_and_is_absent_is_an_input_with_an_error(tmp_path: Path) -> None:
+    make_tar(tmp_path / "0.tar", [("a.jpg", jpeg(0))])
+    whole, absent = listed(tmp_path / "{0..1}.tar")
+    assert (whole.member, whole.error) == ("a.jpg", "")
+    assert absent.uri.endswith("/1.tar")
+    assert absent.error.startswith("FileNotFoundError")
+    write(tmp_path, {"2.jpg": jpeg(1)})
+    assert [e.error[:17] for e in listed(tmp_path / "{2,3}.jpg")] == ["", "FileNotFoundError"]
+
+
 def test_a_tar_gives_images_by_offset_whatever_their_names(tmp_path: Path) -> None:
     members = [
         ("000.jpg", jpeg(0)),

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from manifests.account import Counts, Unbalanced, count
-from manifests.store import Store, content_hash
+from manifests.store import Store, Unreachable, content_hash
 
 
 @pytest.mark.parametrize("root", ["local", "memory://test-store"])
@@ -24,6 +24,12 @@ def test_files_appear_whole_with_their_hash_and_size(root: str, tmp_path: Path) 
     store.remove("a/b.bin")
     store.remove("a/b.bin")
     assert not store.exists("a/b.bin")
+
+
+@pytest.mark.parametrize(("root", "says"), [("", "name is empty"), ("gopher://a/b", "gopher.*give a folder")])
+def test_a_root_that_cannot_be_opened_is_told_in_one_sentence(root: str, says: str) -> None:
+    with pytest.raises(Unreachable, match=says):
+        Store(root)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
