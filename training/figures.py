@@ -59,7 +59,7 @@ def reconstruct(
     """
     model = load_mae(weights).eval()
     rows, columns = (n * model.encoder.patch for n in model.encoder.grid)
-    photos = [_square(data, (rows, columns)) for data in _photos(images, limit)]
+    photos = [_square(name, data, (rows, columns)) for name, data in _photos(images, limit)]
     guesses = [[guess(model, photo, ratio, seed) for ratio in ratios] for seed, photo in enumerate(photos)]
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -108,8 +108,8 @@ def guess(model: MAE, photo: np.ndarray, mask_ratio: float, seed: int) -> Guess:
     return Guess(photo, pictures[0], pictures[1], error)
 
 
-def _photos(sources: Sequence[str], limit: int) -> Iterator[bytes]:
-    """The encoded images of files, folders and shards, at most `limit`, spread evenly over what there is."""
+def _photos(sources: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
+    """Names and encoded images of files, folders and shards, at most `limit`, spread evenly over what there is."""
     found: list[bytes | Path | tuple[int, int]] = []
     shards = None
     for source in sources:
@@ -128,20 +128,21 @@ def _photos(sources: Sequence[str], limit: int) -> Iterator[bytes]:
     for item in chosen:
         if isinstance(item, Path):
             try:
-                yield item.read_bytes()
+                yield str(item), item.read_bytes()
             except OSError as error:
                 raise UsageError(f"{item} cannot be read ({error.strerror})") from error
         elif shards is not None and isinstance(item, tuple):
-            yield shards.read(*item)
+            number, row = item
+            yield f"{shards.shards[number].url} row {row}", shards.read(number, row)
 
 
-def _square(data: bytes, size: tuple[int, int]) -> np.ndarray:
+def _square(name: str, data: bytes, size: tuple[int, int]) -> np.ndarray:
     """The largest centred part of an image that has the shape of `size`, resized to it."""
     try:
         image = Encoded(data)
         pixels = image.decode()
     except BrokenImage as error:
-        raise UsageError(f"one of the images is {error}") from error
+        raise UsageError(f"{name}: {error}; leave it out") from error
     aspect = size[1] / size[0]
     h, w = min(image.height, round(image.width / aspect)), min(image.width, round(image.height * aspect))
     crop = Crop((image.height - h) // 2, (image.width - w) // 2, h, w)

@@ -61,5 +61,5 @@ def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):
     with pytest.raises(UsageError, match="cannot be read"):
         reconstruct(tmp_path / "run", [str(tmp_path / "none.jpg")], tmp_path / "out")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="not an image"):
+    with pytest.raises(UsageError, match=r"bad\.jpg: not an image.*leave it out"):
         reconstruct(tmp_path / "run", [str(tmp_path / "bad.jpg")], tmp_path / "out")

@@ -128,7 +128,8 @@ def load_mae(path: str | Path) -> MAE:
     weights = read_weights(path)
     if not weights.decoder:
         raise UsageError(
-            f"{path} has no decoder (the released files have none), so it cannot reconstruct; give a checkpoint"
+            f"{path} has no decoder of a masked autoencoder (the released files have none), so it cannot reconstruct; "
+            "give a run of `sapiens-train pretrain`"
         )
     with torch.device("meta"):
         model = build_mae(
@@ -283,8 +284,8 @@ def _read_any(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UsageError(
-            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}); a file that holds other Python "
-            "objects must be saved again with its 'state_dict' only"
+            f"{path} is no file of plain tensors; give a .pth or .safetensors file, or a checkpoint or run folder "
+            "(a .pth that holds other Python objects must be saved again with its 'state_dict' only)"
         ) from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}, {}
