@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.demo import make_photos
 from curation.recipe import Recipe, from_dict
 from tests.curation.made_run import sample_run
 
@@ -26,3 +27,9 @@ def plain_recipe() -> Recipe:
 def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole curated folder with a few images of every kind; see `sample_run`."""
     return sample_run(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="session")
+def demo_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of `sapiens-curate demo`, good ones and those made bad; to be read only."""
+    return make_photos(tmp_path_factory.mktemp("demo") / "photos")

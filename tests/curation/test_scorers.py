@@ -11,7 +11,6 @@ from PIL import Image, ImageFilter
 from curation import score
 from curation.batch import Batch
 from curation.decode import decode
-from curation.demo import make_photos
 from curation.recipe import Recipe, load_recipe
 from curation.run import Workplace, curate
 from curation.scorers.boxes import to_structs
@@ -110,14 +109,13 @@ def test_a_scorer_that_fails_on_one_image_fails_that_image(
     assert manifest.blur.notna().sum() == 19
 
 
-def test_the_demo_photos_with_the_built_in_networks(tmp_path: Path) -> None:
+def test_the_demo_photos_with_the_built_in_networks(tmp_path: Path, demo_photos: Path) -> None:
     """Every file is accounted for, what was made bad is not kept, and a photo of a person is."""
-    photos = make_photos(tmp_path / "photos")
     recipe = load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.5"])
-    counts = curate(str(photos), str(tmp_path / "out"), recipe, place=Workplace(0))
+    counts = curate(str(demo_photos), str(tmp_path / "out"), recipe, place=Workplace(0))
     manifest = pd.read_parquet(tmp_path / "out" / "manifest")
     name = manifest.uri.str.rsplit("/", n=1).str[-1]
-    assert counts.inputs == len(list(photos.rglob("*.*")))
+    assert counts.inputs == len(list(demo_photos.rglob("*.*")))
     assert counts.failed == 3
     assert verify(str(tmp_path / "out")) == (counts, [])
     kept = set(name[manifest.verdict == "kept"])

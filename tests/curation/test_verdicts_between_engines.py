@@ -16,7 +16,6 @@ from torch import nn
 
 from curation import score
 from curation.builtin import networks
-from curation.demo import make_photos
 from curation.engines import Array, Engine, Pixels, Precision, eager
 from curation.recipe import load_recipe
 from curation.report.cards import numbers_of
@@ -58,15 +57,15 @@ def exact_onnx(
     return Engine(run, "cpu", "fp32")
 
 
-def test_verdicts_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, recipe = make_photos(tmp_path / "photos"), load_recipe("humans300m", SETTINGS)
+def test_verdicts_of_the_demo(tmp_path: Path, demo_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("humans300m", SETTINGS)
     runs = []
     for name in ("engines", "exact"):
         if name == "exact":
             monkeypatch.setattr(networks, "compile_torch", exact_torch)
             monkeypatch.setattr(networks, "compile_onnx", exact_onnx)
         score._scorers.cache_clear()
-        counts = curate(str(photos), str(tmp_path / name), recipe, place=Workplace(0))
+        counts = curate(str(demo_photos), str(tmp_path / name), recipe, place=Workplace(0))
         runs.append(rows_at(Store(tmp_path / name), range(counts.inputs)))
     score._scorers.cache_clear()
     scored = 0

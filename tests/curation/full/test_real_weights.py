@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from benchmarks.coco_detector import CocoPeople, find
 from curation import score
-from curation.demo import make_photos
 from curation.engines import Pixels, eager, weights_identity
 from curation.full import networks
 from curation.full.detector import SIDE
@@ -46,15 +45,17 @@ class CocoDetector:
 
 
 @pytest.mark.real_data
-def test_no_verdict_of_the_demo_flips(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, file = make_photos(tmp_path / "photos"), shared_data / "weights" / "coco-detector-yolov5n.pt"
+def test_no_verdict_of_the_demo_flips(
+    tmp_path: Path, demo_photos: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shared_data / "weights" / "coco-detector-yolov5n.pt"
     tables = {}
     for name in ("engine", "exact"):
         detector = CocoDetector(file, exact=name == "exact")
         monkeypatch.setattr(networks, "find_weights", lambda *request: file)
         monkeypatch.setattr(networks, "Detector", lambda *settings, d=detector: d)
         score._scorers.cache_clear()
-        curate(str(photos), str(tmp_path / name), from_dict(RECIPE, "people"), place=Workplace(0))
+        curate(str(demo_photos), str(tmp_path / name), from_dict(RECIPE, "people"), place=Workplace(0))
         tables[name] = pd.read_parquet(tmp_path / name / "manifest")
     score._scorers.cache_clear()
     found, wanted = tables["engine"], tables["exact"]
