@@ -15,12 +15,15 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
+        self._process = os.getpid()
 
     def __enter__(self) -> "Interrupt":
         self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
         return self
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and os.getpid() != self._process:
+            return  # a forked decoder gets the terminal's Ctrl-C too; the trainer ends it
         if self.asked:
             os._exit(128 + number)
         self.asked = True
