@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from curation.builtin import detector
 from curation.builtin.backbone import Backbone, Outputs
 from curation.builtin.boxes import GREY, keep_best
 from curation.builtin.detector import PeopleDetector
@@ -23,7 +24,8 @@ from curation.builtin.heads import Head, load_head, pooled
 from curation.builtin.text import text_boxes
 from curation.builtin.watermark import CELL, MarkHead, load_mark_head, mark_cells
 from curation.builtin.wheels import nudenet_file, ppocr_file
-from curation.engines import Pixels, Precision, compile_onnx, compile_torch, weights_identity
+from curation.converted import compile_once
+from curation.engines import Pixels, Precision, compile_onnx, weights_identity
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -174,10 +176,18 @@ class Builtin:
 
     @cached_property
     def _people(self) -> Backbone:
-        net = PeopleDetector()
-        net.load_state_dict({k: v.float() for k, v in load_file(self.weights / "people.safetensors").items()})
+        weights = self.weights / "people.safetensors"
+        identity = weights_identity("people", weights, Path(detector.__file__))
+
+        def build() -> PeopleDetector:
+            net = PeopleDetector()
+            net.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+            return net
+
         return Backbone(
-            lambda shape: compile_torch(net, shape, Pixels(), self.threads, self.precision), PEOPLE_SIZE, GREY
+            lambda shape: compile_once(identity, build, shape, Pixels(), self.threads, self.precision),
+            PEOPLE_SIZE,
+            GREY,
         )
 
     @cached_property

@@ -9,17 +9,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from curation.engines import Engine, Pixels, Precision, cache_folder, compile_ir, compile_torch, convert, eager
+from curation.converted import keep, network_file
+from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torch, eager
 from manifests.store import exclusive
 
 Array = NDArray[Any]
@@ -97,7 +96,8 @@ class Runner:
             if not file.exists():
                 built = network.build()
                 try:
-                    _save(built, file)
+                    file.with_suffix(".json").write_text(json.dumps(built.facts))
+                    keep(built.module, built.example_size, file)
                 except Exception as error:  # whatever the converter cannot do, torch can
                     logging.getLogger("curation").warning(
                         "%s cannot be converted for OpenVINO (%s): it runs in torch, slowly",
@@ -143,24 +143,3 @@ def by_size(pictures: Sequence[Array]) -> dict[tuple[int, int], list[int]]:
     for position, picture in enumerate(pictures):
         sizes.setdefault((picture.shape[0], picture.shape[1]), []).append(position)
     return sizes
-
-
-def network_file(identity: str) -> Path:
-    """Where a converted network is kept; another OpenVINO or torch converts anew."""
-    folder = cache_folder() / "networks"
-    folder.mkdir(exist_ok=True)
-    versions = sha256(f"{ov.__version__} {torch.__version__}".encode()).hexdigest()[:6]
-    return folder / f"{identity.replace('/', '-')}-{versions}.xml"
-
-
-def _save(built: Built, file: Path) -> None:
-    """The .xml appears last: where it is, the rest is whole."""
-    partial = file.with_name(f".tmp-{os.getpid()}-{file.name}")
-    try:
-        convert(built.module, built.example_size, partial)
-        file.with_suffix(".json").write_text(json.dumps(built.facts))
-        os.replace(partial.with_suffix(".bin"), file.with_suffix(".bin"))
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial.with_suffix(".bin").unlink(missing_ok=True)

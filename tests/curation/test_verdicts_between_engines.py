@@ -4,7 +4,7 @@ What they are compared with does not use them: eager fp32 torch for the people n
 Runtime in fp32 for the two that come as ONNX files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,16 @@ SETTINGS = ["duplicates=near", "people.min_short_side=150", "people.min_score=0.
 TOLERANCE = {"pwatermark": 0.03, "partistic": 0.05, "punnatural": 0.05, "text_area_outside": 0.02, BEST_PERSON: 0.03}
 
 
-def exact_torch(module: nn.Module, size: tuple[int, int], pixels: Pixels, threads: int, precision: Precision) -> Engine:
-    """In the place of `compile_torch`."""
-    return eager(module, pixels)
+def exact_torch(
+    identity: str,
+    build: Callable[[], nn.Module],
+    size: tuple[int, int],
+    pixels: Pixels,
+    threads: int,
+    precision: Precision,
+) -> Engine:
+    """In the place of `compile_once`."""
+    return eager(build(), pixels)
 
 
 def exact_onnx(
@@ -62,7 +69,7 @@ def test_verdicts_of_the_demo(tmp_path: Path, demo_photos: Path, monkeypatch: py
     runs = []
     for name in ("engines", "exact"):
         if name == "exact":
-            monkeypatch.setattr(networks, "compile_torch", exact_torch)
+            monkeypatch.setattr(networks, "compile_once", exact_torch)
             monkeypatch.setattr(networks, "compile_onnx", exact_onnx)
         score._scorers.cache_clear()
         counts = curate(str(demo_photos), str(tmp_path / name), recipe, place=Workplace(0))
