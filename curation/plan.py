@@ -1,5 +1,6 @@
 """List a source once and freeze the list: every later stage works from `plan.parquet`, never from the folder."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from math import ceil
@@ -51,7 +52,7 @@ def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:
 
     Raises UsageError where the source is missing or holds no image.
     """
-    listing = list_source(source, exclude=Path(store.path) if store.is_local else None)
+    listing = list_source(source, exclude=Path(os.path.abspath(store.path)) if store.is_local else None)
     schema = pa.schema([*PLAN, *listing.extras])
     tables, rows = [], []
     for entry in listing.entries:
@@ -63,7 +64,10 @@ def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:
     table = pa.concat_tables(tables)
     if not table.num_rows:
         others = ", ".join(f"{n} {kind}" for kind, n in listing.passed_over.most_common(5))
-        raise UsageError(f"no image is at {source!r}{f' (only {others})' if others else ''}; give photos to curate")
+        again = ", or OUT/shards to curate a curated folder again" * ("curated folder" in listing.passed_over)
+        raise UsageError(
+            f"no image is at {source!r}{f' (only {others})' if others else ''}; give photos to curate{again}"
+        )
     size = unit_size(table.num_rows)
     units = pa.array([row // size for row in range(table.num_rows)], pa.int32())
     table = table.set_column(table.schema.get_field_index("unit"), schema.field("unit"), units)

@@ -11,14 +11,18 @@ from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describ
 from curation.sources.read import local_uri
 from curation.sources.tar import list_tar
 
+CURATED = frozenset(".lock plan.parquet run.json wids.json report.html scores embeddings manifest shards".split())
+"""What a run writes into its output folder. Photos that lie beside these, as where OUT was SOURCE, are photos."""
+
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
 def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
     """Every image and tar below `folder`, sorted by path; other files are counted in `passed_over` by suffix.
 
-    Hidden files and folders and the folder `exclude` (the output) are left out; links to folders are not followed,
-    since they may lead back. A file with a foreign suffix counts as an image when its first bytes say so.
+    Hidden files and folders, what runs of this program wrote and the folder `exclude` (the output) are left out; links
+    to folders are not followed, since they may lead back. A file with a foreign suffix counts as an image when its
+    first bytes say so.
     """
 
     def unreadable(error: OSError) -> None:
@@ -26,7 +30,13 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
 
     broken: list[Entry] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
+        curated = set(files) >= {"run.json", "plan.parquet"}
+        passed_over.update(["curated folder"] * curated)
+        if curated or Path(parent) == exclude:
+            folders[:] = [name for name in folders if name not in CURATED]
+            files = [name for name in files if name not in CURATED]
         passed_over.update("linked folder" for d in folders if os.path.islink(os.path.join(parent, d)))
+        passed_over.update("output folder" for d in folders if Path(parent, d) == exclude)
         folders[:] = sorted(d for d in folders if not d.startswith(".") and Path(parent, d) != exclude)
         names = {name for name in files if os.path.isfile(os.path.join(parent, name))}
         for name in sorted(files):
@@ -58,7 +68,14 @@ def list_file(path: str, caption: str | None = None) -> Entry:
 def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
     """The same for a folder on any fsspec file system that can list."""
     fs, root = fsspec.core.url_to_fs(url)
-    for path, info in sorted(fs.find(root, detail=True).items()):
+    found = fs.find(root, detail=True)
+    curated = [path.removesuffix("/run.json") for path in found if path.endswith("/run.json")]
+    curated = [folder for folder in curated if f"{folder}/plan.parquet" in found]
+    passed_over.update(["curated folder"] * len(curated))
+    written = tuple(f"{folder}/{name}/" for folder in curated for name in CURATED)
+    for path, info in sorted(found.items()):
+        if f"{path}/".startswith(written):
+            continue
         full = fs.unstrip_protocol(path)
         if suffix(path) == ".tar":
             yield from list_tar(full, passed_over)

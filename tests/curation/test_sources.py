@@ -88,6 +88,37 @@ def test_the_output_inside_the_source_is_not_an_input(tmp_path: Path, plain_reci
     assert curate(str(tmp_path), str(out), plain_recipe, place=HERE).inputs == 3
 
 
+def test_what_earlier_runs_packed_is_not_an_input_but_photos_beside_it_are(
+    tmp_path: Path, plain_recipe: Recipe
+) -> None:
+    photos = write(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(3)})
+    shoot = write(photos / "shoot", {"4.jpg": jpeg(4)})
+    for source, out, inputs, passed_over in (
+        (photos, shoot / ".." / "out1", 4, {"output folder": 1}),
+        (shoot, shoot, 1, {}),
+        (photos, photos, 4, {"curated folder": 2}),
+        (photos, tmp_path / "out2", 4, {"curated folder": 3}),
+    ):
+        assert curate(str(source), str(out), plain_recipe, place=HERE).inputs == inputs
+        assert load_record(Store(out)).passed_over == passed_over
+    with pytest.raises(UsageError, match=r"only 1 curated folder.*OUT/shards to curate"):
+        curate(str(tmp_path / "out2"), str(tmp_path / "out3"), plain_recipe, place=HERE)
+    assert len(listed(tmp_path / "out2" / "shards")) == 4
+
+
+def test_a_curated_folder_is_passed_over_on_other_file_systems_too(tmp_path: Path) -> None:
+    """What is listed there is told by names alone."""
+    root = f"memory://listed-{os.getpid()}"
+    for name in ("run.json", "plan.parquet", "shards/0.tar", "manifest/0.parquet", "mine/shards/1.jpg"):
+        Store(root).write_bytes(f"out/{name}", b"")
+    Store(root).write_bytes("out.jpg", b"")
+    listing = list_source(root)
+    assert [e.uri for e in listing.entries] == [
+        f"{root.replace('://', ':///')}/{n}" for n in ("out.jpg", "out/mine/shards/1.jpg")
+    ]
+    assert listing.passed_over == {"curated folder": 1}
+
+
 def test_files_of_others_in_the_output_are_not_overwritten(tmp_path: Path, plain_recipe: Recipe) -> None:
     source = write(tmp_path / "photos", {"1.jpg": jpeg(1)})
     foreign = {"run.json": b"{}", "shards/00077.tar": b"precious", "manifest/00009.parquet": b"mine"}
