@@ -4,20 +4,25 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from curation.errors import UsageError
+from curation.plan import PLAN_FILE
 from manifests.store import Store
 
 
 @contextmanager
 def locked(store: Store) -> Iterator[None]:
-    """Hold OUT/.lock; UsageError naming the holder where another process has it. Remote folders are not locked."""
+    """Hold OUT/.lock; UsageError naming the holder where another process has it. Remote folders are not locked.
+
+    Where an error ends it before there is a plan, as that of a mistyped name, nothing stays of the lock and its folder.
+    """
     if not store.is_local:
         yield
         return
     path = Path(store.full(".lock"))
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 - held until the run ends
@@ -36,4 +41,12 @@ def locked(store: Store) -> Iterator[None]:
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        except BaseException:
+            if not store.exists(PLAN_FILE):
+                path.unlink()
+                with suppress(OSError):  # somebody has put something there
+                    for folder in made:
+                        folder.rmdir()
+            raise

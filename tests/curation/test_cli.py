@@ -62,6 +62,21 @@ def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
     assert "Usage" in curate("--help")
 
 
+@pytest.mark.parametrize("command", ["run", "decide", "pack", "score", "retry"])
+def test_a_mistyped_name_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    photos = write(tmp_path / "photos", {"a.jpg": jpeg(1)})
+    source = [str(tmp_path / "fotos")] * (command == "run")
+    for out in (tmp_path / "new" / "out", photos):
+        monkeypatch.setattr(sys, "argv", ["sapiens-curate", command, *source, str(out)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert done.value.code == 2
+        assert ("nothing is at" if source else "holds no run.json") in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [photos, photos / "a.jpg"]
+
+
 def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, recipe_file: Path) -> None:
     source, out = write(tmp_path / "photos [old]", {"a.jpg": jpeg(1)}), tmp_path / "out [new] [/x]"
     printed = curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
