@@ -15,7 +15,7 @@ from rich.console import Console
 
 from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.recipe import Recipe, change, load_recipe
-from curation.record import Record, load_record
+from curation.record import RUN_FILE, Record, load_record
 from manifests.scan import NoManifest
 from manifests.store import Damaged, Store, Unreachable
 
@@ -230,6 +230,7 @@ def calibrate(
 
     if (precision is not None) + (recall is not None) != 1 and (write or precision is not None):
         raise UsageError("give one of --precision and --recall to find a line")
+    _check_order("calibrate QUESTION LABELS OUT", out, question, str(labels))
     found = measure(question, labels, out)
     console.print(found.table())
     if plot:
@@ -258,6 +259,7 @@ def label(
     """Tag borderline images by keyboard on a page that only this machine can open."""
     from curation.labelling.serve import make_server, start_session
 
+    _check_order("label OUT QUESTION", out, question)
     session = start_session(out, question, labels, number)
     if not session.rows:
         console.print(f"nothing left to label: {labels} holds an answer for every image")
@@ -370,6 +372,13 @@ def _resumable() -> Iterator[None]:
 def _networks(profile: str | None, weights: list[str] | None) -> list[str]:
     """`--profile` and `--weights` as settings of the recipe."""
     return [f"profile={profile}"] * (profile is not None) + [f"weights.{item}" for item in weights or []]
+
+
+def _check_order(usage: str, out: str, *others: str) -> None:
+    """UsageError where one of the other arguments is a curated folder and OUT is none."""
+    swapped = next((other for other in others if Store(other).exists(RUN_FILE)), None)
+    if swapped and not Store(out).exists(RUN_FILE):
+        raise UsageError(f"{swapped} is the curated folder, OUT; the order is `sapiens-curate {usage}`")
 
 
 def _with_recipe(stage: "Stages", recipe: str | None, settings: list[str] | None) -> Record:

@@ -77,6 +77,24 @@ def test_a_mistyped_name_leaves_nothing_behind(
     assert list(tmp_path.rglob("*")) == [photos, photos / "a.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        ("label watermark OUT", "label OUT QUESTION"),
+        ("calibrate OUT watermark labels.csv", "calibrate QUESTION LABELS OUT"),
+        ("calibrate watermark OUT labels.csv", "calibrate QUESTION LABELS OUT"),
+    ],
+)
+def test_a_swapped_order_is_told(
+    made_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, order: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sapiens-curate", *words.replace("OUT", str(made_run)).split()])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = f"{made_run} is the curated folder, OUT; the order is `sapiens-curate {order}`"
+    assert capsys.readouterr().err == f"sapiens-curate: {said}\n"
+
+
 def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, recipe_file: Path) -> None:
     source, out = write(tmp_path / "photos [old]", {"a.jpg": jpeg(1)}), tmp_path / "out [new] [/x]"
     printed = curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
