@@ -1,7 +1,7 @@
 """Pack kept images into shards: one task writes one shard, in plan order, and commits its stats last."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,13 +30,14 @@ NUMBERS = ("pwatermark", "text_area", "text_area_outside", "partistic", "punnatu
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write and the units of the manifest that hold its images."""
+    """One shard to write, the units of the manifest that hold its images, and which of these killed a process."""
 
     out: str
     shard: int
     units: tuple[int, ...]
     plan: Plan
     recipe: Recipe
+    deadly: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ class Packed:
     failed: int
 
 
+class WorkerDied(RuntimeError):
+    """The process that worked on this image was killed."""
+
+
 class SourceChanged(ValueError):
     """The file is not the one that was scored."""
 
 
-def pack_shard(job: ShardJob) -> Packed:
+def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> Packed:
     """Write the shard's tar and parquet, or find that they are there already. A shard that lacks images is written
-    anew: they may be there again."""
+    anew: they may be there again. Each image is announced before it is touched."""
     cv2.setNumThreads(1)
     store = Store(job.out)
     table, offsets = _members(store, job)
@@ -62,7 +67,7 @@ def pack_shard(job: ShardJob) -> Packed:
     stats = shard_stats(store, job.shard)
     if stats and _is_done(store, job, stats, rows_hash):
         return Packed(job.shard, stats["successes"], 0)
-    return _write(store, job, table, offsets, rows_hash)
+    return _write(store, job, table, offsets, rows_hash, announce or (lambda number: None))
 
 
 def pack_image(data: bytes, row: Row, packing: Packing) -> tuple[bytes, int, int, bool]:
@@ -106,15 +111,25 @@ def _is_done(store: Store, job: ShardJob, stats: Row, rows_hash: str) -> bool:
     return store.sha256(table) == stats["sha256"][table.rsplit("/", 1)[-1]]
 
 
-def _write(store: Store, job: ShardJob, table: pa.Table, places: list[tuple[int, int]], rows_hash: str) -> Packed:
+def _write(
+    store: Store,
+    job: ShardJob,
+    table: pa.Table,
+    places: list[tuple[int, int]],
+    rows_hash: str,
+    announce: Callable[[int], None],
+) -> Packed:
     start = time.time()
     rows: list[Row] = table.to_pylist()
     failed: dict[str, str] = {}
     placed: list[Placed] = []
 
     def samples() -> Iterator[Sample]:
-        for row, (offset, size) in zip(rows, places, strict=True):
+        for number, (row, (offset, size)) in enumerate(zip(rows, places, strict=True)):
+            announce(number)
             try:
+                if number in job.deadly:
+                    raise WorkerDied("the process that packed this image alone was killed (memory, or a crash)")
                 yield _sample(row, offset, size, job.recipe)
             except Exception as error:
                 failed[row["key"]] = describe(error)

@@ -7,7 +7,7 @@ them takes as long as reading the whole set: `verify`, with which a run ends, do
 import glob
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +17,16 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from curation import embeddings
-from curation.careful import score_carefully
+from curation.careful import pack_carefully, score_carefully
 from curation.deciding import Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.layout import manifest_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
 from curation.orphans import keep_orphans
-from curation.pack import Packed, ShardJob, pack_shard
+from curation.pack import ShardJob, pack_shard
 from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
-from curation.pool import InlinePool, Pool, WorkerDied, open_pool
+from curation.pool import InlinePool, Job, Pool, Result, WorkerDied, open_pool
+from curation.pool import Outcome as JobOutcome
 from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
@@ -166,7 +167,8 @@ class Stages:
             )
             pool = self._pool
             with meter("score", inputs, self.console) as shown:
-                self._score(pool, jobs, shown)
+                for outcome in self._through(pool, score_unit, score_carefully, jobs):
+                    shown.add(_inputs(outcome.job), outcome.result())
             record.time("score", shown.seconds, inputs)
         record.models |= models
         if record.decided != self._state(plan, record.recipe):
@@ -220,14 +222,15 @@ class Stages:
             self.decide(record)
         self.store.sweep("shards")
         drop_shards_from(self.store, record.shards)
+        jobs, pool = list(self._shard_jobs(record, plan)), self._pool
         with meter("pack", record.counts.kept, self.console) as shown:
-            lost = self._pack(list(self._shard_jobs(record, plan)), shown)
+            lost = self._pack(pool, jobs, shown)
         record.counts = settle_manifest(self.store, plan)
         while lost and (orphans := keep_orphans(self.store, plan, record.recipe, record.shards)):
             jobs = [job for job in self._shard_jobs(record, plan) if job.shard >= record.shards]
             record.shards += len(jobs)
             with meter(f"pack {orphans} repeats of lost images", orphans, self.console) as again:
-                lost = self._pack(jobs, again)
+                lost = self._pack(pool, jobs, again)
             record.counts = settle_manifest(self.store, plan)
         write_index(self.store, record.shards)
         record.packed, record.manifest = record.decided, manifest_hash(self.store)
@@ -257,24 +260,26 @@ class Stages:
         """The stats of every unit; None for one to be scored."""
         return list(in_order(lambda unit: sound_unit_stats(self.store, unit, plan), plan.units))
 
-    def _score(self, pool: Pool, jobs: list[UnitJob], shown: Meter) -> None:
-        died: list[UnitJob] = []
-        for outcome in pool.map(score_unit, jobs):
+    def _through(
+        self, pool: Pool, work: Callable[[Job], Result], carefully: Callable[[Job], Result], jobs: list[Job]
+    ) -> Iterator[JobOutcome[Job, Result]]:
+        """Outcomes of all jobs on the workers; those of which one dies are done last, with care and from here: the dead
+        worker's successor may not be there yet, or go the same way."""
+        died: list[Job] = []
+        for outcome in pool.map(work, jobs):
             if isinstance(outcome.error, WorkerDied):
                 died.append(outcome.job)
             else:
-                shown.add(_inputs(outcome.job), outcome.result())
+                yield outcome
         if died:
-            self.console.print(f"a worker died; {len(died)} unit(s) are scored again image by image")
-        for outcome in pool.map(score_carefully, died):
-            shown.add(_inputs(outcome.job), outcome.result())
+            self.console.print(f"a worker died; what it worked on ({len(died)}) is gone through again image by image")
+        yield from InlinePool().map(carefully, died)
 
-    def _pack(self, jobs: list[ShardJob], shown: Meter) -> int:
+    def _pack(self, pool: Pool, jobs: list[ShardJob], shown: Meter) -> int:
         """Write shards; the number of images that could not be read again."""
-        pool = self._pool if len(jobs) > 1 else InlinePool()
         lost = 0
-        for outcome in pool.map(pack_shard, jobs):
-            packed: Packed = outcome.result()
+        for outcome in self._through(pool, pack_shard, pack_carefully, jobs):
+            packed = outcome.result()
             shown.add(packed.packed + packed.failed)
             lost += packed.failed
         return lost

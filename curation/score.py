@@ -35,6 +35,7 @@ from manifests.schema import IMAGE, SCORES, scores_schema
 from manifests.store import Store
 
 BATCH = 16
+DEADLY = "WorkerDied: the process that worked on this image alone was killed (memory, or a crash)"
 AHEAD = 2  # batches read and decoded ahead of the networks
 Row = dict[str, Any]
 _loading = Lock()
@@ -144,8 +145,7 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scor
         if entry["plan_error"]:
             row.update(_failure("read", entry["plan_error"]))
         elif index in job.deadly:
-            message = "WorkerDied: the process that worked on this image alone was killed (memory, or a crash)"
-            row.update(_failure("decode", message))
+            row.update(_failure("decode", DEADLY))
     return rows
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from curation import run
+from curation.careful import score_carefully
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.funnel import funnel_text
-from curation.plan import read_plan, unit_size
+from curation.plan import Plan, make_plan, read_plan, unit_size
 from curation.pool import InlinePool
 from curation.recipe import Recipe, change, to_yaml
 from curation.record import load_record
@@ -28,7 +29,7 @@ from curation.score import UnitJob, score_unit
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Damaged, Store
-from tests.curation.photos import BAD, GOOD, jpeg, write
+from tests.curation.photos import BAD, GOOD, encode, jpeg, scene, write
 
 HERE = Workplace(workers=0)
 
@@ -374,9 +375,10 @@ def test_only_a_changed_scorer_runs_again(
 
 
 def test_an_image_that_kills_its_worker_is_found_and_the_rest_is_scored(tmp_path: Path, plain_recipe: Recipe) -> None:
-    """A decoder is planted that dies on one picture, as a bug in a C library would."""
+    """A decoder is planted that dies on one picture, as a bug in a C library would, and an encoder that dies on one."""
     source, out = good_photos(tmp_path / "photos", 12), tmp_path / "out"
     (source / "005.jpg").write_bytes(jpeg(5) + b"DEADLY")
+    (source / "tall.png").write_bytes(encode(scene(99, 120, 300), "PNG"))
     (tmp_path / "recipe.yaml").write_text(to_yaml(plain_recipe))
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, simplejpeg\n"
@@ -385,6 +387,11 @@ def test_an_image_that_kills_its_worker_is_found_and_the_rest_is_scored(tmp_path
         "    if data.endswith(b'DEADLY'): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(data, **options)\n"
         "simplejpeg.decode_jpeg = decode_jpeg\n"
+        "encode = simplejpeg.encode_jpeg\n"
+        "def encode_jpeg(rgb, **options):\n"
+        "    if rgb.shape == (300, 120, 3): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return encode(rgb, **options)\n"
+        "simplejpeg.encode_jpeg = encode_jpeg\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [str(Path(sys.executable).with_name("sapiens-curate")), "run", str(source), str(out)]
@@ -393,9 +400,31 @@ def test_an_image_that_kills_its_worker_is_found_and_the_rest_is_scored(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = pd.read_parquet(out / "manifest")
     dead = manifest[manifest.verdict == "failed"]
-    assert dead.uri.str.endswith("005.jpg").tolist() == [True]
-    assert dead.error_message.iloc[0].startswith("WorkerDied")
-    assert len(manifest) == 12
+    assert dead.uri.map(os.path.basename).tolist() == ["005.jpg", "tall.png"]
+    assert dead.status.tolist() == ["failed_to_decode", "failed_to_pack"]
+    assert dead.error_message.str.startswith("WorkerDied").all()
+    assert len(manifest) == 13
+    assert verify(str(out))[1] == []
+
+
+def test_a_unit_is_scored_in_a_child_whatever_the_present_folder_holds(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "curation").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "out")
+    plan, _ = make_plan(str(good_photos(tmp_path / "photos", 3)), store)
+    assert score_carefully(UnitJob(store.root, 0, plan, plain_recipe, threads=1)).kept == 3
+
+
+def test_a_process_that_dies_before_any_image_is_one_sentence(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = subprocess.CompletedProcess([], returncode=-9, stdout=b"", stderr=b"")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: killed)
+    plan = Plan(1, 1, "", ())
+    with pytest.raises(Stopped, match=r"unit 0: its process was killed by signal 9 .* Give fewer --workers"):
+        score_carefully(UnitJob(str(tmp_path), 0, plan, plain_recipe, threads=1))
 
 
 def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(
