@@ -165,9 +165,11 @@ def convert(
 
 @app.command()
 def predict(
+    *,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATHS", help="Photos, folders, tars, videos, or a webcam's number.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="PATHS", help="Photos, folders, tars, videos, or a webcam's number."),
+    ] = None,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results.")],
     pose: Annotated[str, typer.Option(metavar="CKPT", help="Model for keypoints.")] = "",
     parts: Annotated[str, typer.Option(metavar="CKPT", help="Model for body parts; they mask depth and normals.")] = "",
@@ -191,6 +193,8 @@ def predict(
     from training.predict.run import RECORD, Options, summary
     from training.predict.run import predict as run
 
+    if not paths:
+        raise UsageError(f"OUT is missing: only {out} was given; give PATHS and, last, the folder for the results")
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"precision is '{precision}'; allowed are fp32 and bf16")
     given = {"pose": pose, "parts": parts, "depth": depth, "normals": normals}
@@ -235,6 +239,8 @@ def plan(
     if model not in FAMILY:
         raise UsageError(f"model is '{model}'; allowed are {', '.join(FAMILY)}")
     count = whole_number("images", images)
+    if not 1 <= count <= 10**12:
+        raise UsageError(f"images is '{images}'; give 1 to 1e12")
     made = make_plan(FAMILY[model], gpus, count, gpu_memory, peak_tflops)
     print(describe(made, gpus, count, gpu_memory, peak_tflops))
 
@@ -249,8 +255,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
 @app.command()
 def pack(
+    *,
     task: Annotated[str, typer.Argument(metavar="pose|parts|depth|normals")],
-    labels: Annotated[list[Path], typer.Argument(metavar="LABELS", help="COCO json, folders, or WebDataset tars.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="LABELS", help="COCO json, folders, or WebDataset tars."),
+    ] = None,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the labelled shards.")],
     names: Annotated[
         str, typer.Option("--set", metavar="NAME|FILE", help="Keypoint set or class list: shipped, or a YAML file.")
@@ -269,6 +279,8 @@ def pack(
 
     if task not in TASKS:
         raise UsageError(f"task is '{task}'; allowed are {', '.join(TASKS)}")
+    if not labels:
+        raise UsageError(f"OUT is missing: only {out} was given; give LABELS and, last, the folder for the shards")
     for flag, given, tasks in (
         ("--set", names != "", ("pose", "parts")),
         ("--images", images is not None, ("pose",)),
@@ -278,7 +290,7 @@ def pack(
         if given and task not in tasks:
             raise UsageError(f"{flag} is for {' and '.join(tasks)}, and the task is {task}; leave it out")
     packing = Packing(cast(Task, task), tuple(labels), out, names, images, Convention(scale, axes))
-    with Progress() as bars:
+    with Progress(transient=True) as bars:  # beside a refusal a bar would tell of work that was never begun
         bar = bars.add_task("packing", total=None)
         for done, total in run(packing):
             bars.update(bar, completed=done, total=total)
@@ -307,7 +319,7 @@ def practice(
 
     photos = Backgrounds.from_folder(backgrounds) if backgrounds else None
     written = write_practice(out, count, seed, photos, parse_size(size) if size else None, workers)
-    for _ in track(written, "rendering", count):
+    for _ in track(written, "rendering", count, transient=True):
         pass
     print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals, preview.jpg")
 

@@ -61,6 +61,10 @@ def test_flags_reach_the_run_and_its_folder(monkeypatch, tmp_path, data):
         (["reconstruct", "none", "a.jpg"], "none does not exist"),
         (["plan", "--model", "9b"], "allowed are tiny"),
         (["plan", "--images", "many"], "images is 'many'"),
+        (["plan", "--images", "0"], "images is '0'; give 1 to 1e12"),
+        (["plan", "--images", "1e30"], "images is '1e30'; give 1 to 1e12"),
+        (["predict", "a.jpg", "--pose", "x"], "OUT is missing: only a.jpg was given"),
+        (["pack", "pose", "labels"], "OUT is missing: only labels was given"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(monkeypatch, capsys, words, says):

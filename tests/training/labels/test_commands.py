@@ -33,6 +33,9 @@ def test_practice_then_pack(train, tmp_path: Path) -> None:  # type: ignore[no-u
 
 
 def test_mistakes_are_one_sentence(train, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").touch()
     for words, sentence in (
         (("pack", "poses", tmp_path, tmp_path / "out"), "task is 'poses'; allowed are pose, parts, depth, normals"),
         (
@@ -40,8 +43,10 @@ def test_mistakes_are_one_sentence(train, tmp_path: Path) -> None:  # type: igno
             "--scale is for depth, and the task is parts",
         ),
         (("practice", tmp_path / "out", "--size", "big"), "--size is 'big'; give rows x columns"),
+        (("practice", full), "is not empty; give a new"),
+        (("pack", "parts", full, tmp_path / "out"), "has no folder 'images'"),
     ):
-        code, _, complaint = train(*words)
-        assert code == 2
+        code, printed, complaint = train(*words)
+        assert (code, printed.strip()) == (2, "")  # not even a bar
         assert sentence in complaint
         assert complaint.count("\n") == 1
