@@ -118,6 +118,10 @@ def _photos(sources: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
             found.append(path)
         elif path.is_dir() and (files := sorted(f for f in path.iterdir() if f.suffix.lower() in _IMAGE_FILES)):
             found += files
+        elif path.is_dir() and not any((*path.glob("*.tar"), *path.glob("shards/*"))):
+            raise UsageError(
+                f"{source} itself holds no photos and no shards; give photo files, folders of them, or shards"
+            )
         else:
             shards = open_shards(sources)
             found = [(number, row) for number, count in enumerate(shards.counts) for row in range(count)]

@@ -58,6 +58,9 @@ def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):
         assert all(0 < error < 2 for error in drawn.errors.values())
         sizes = [Image.open(path).size for path in drawn.paths]
         assert sizes[1] == (5 * 68 - 4, 22 + rows * 68 - 4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty itself holds no photos and no shards; give photo files"):
+        reconstruct(tmp_path / "run", [str(tmp_path / "empty")], tmp_path / "out")
     with pytest.raises(UsageError, match="cannot be read"):
         reconstruct(tmp_path / "run", [str(tmp_path / "none.jpg")], tmp_path / "out")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")

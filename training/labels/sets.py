@@ -165,10 +165,14 @@ def _read(name: str, kind: str) -> Any:
                 f"'{name}' is neither a shipped set of {kind} ({', '.join(shipped(kind))}) nor a file that can be read"
             ) from error
     try:
-        return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+        found = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         form = "JSON" if name.endswith(".json") else "YAML"
         raise UsageError(f"{name} is not {form}: {' '.join(str(error).split())}") from error
+    kinds = {"keypoints": "a keypoint set", "classes": "a class list"}
+    if isinstance(found, Mapping) and kind not in found and (other := kinds.keys() & found.keys()):
+        raise UsageError(f"{name} is {kinds[other.pop()]}, not {kinds[kind]}; shipped are {', '.join(shipped(kind))}")
+    return found
 
 
 def _check_keys(given: Any, allowed: Sequence[str], needed: Sequence[str], origin: str) -> None:

@@ -25,7 +25,7 @@ WORK_SIDE = 1024
 
 FORMAT = (
     'a JSON list of {"uri": PATH, "boxes": [[x0, y0, x1, y1, score], …]} (score may be left out, tar samples add '
-    '"member": KEY), or a parquet table with these columns'
+    '"member": KEY), a parquet table with these columns, or a curated folder'
 )
 
 
@@ -112,14 +112,18 @@ def read_boxes(file: Path) -> dict[tuple[str, str], np.ndarray]:
     """Boxes (n, 5) by (absolute path or URL, member) of a file in FORMAT, or of the parquet of a curated manifest
     (`person_boxes`). Relative paths count from the file's folder. Raises UsageError.
     """
+    file = file / "manifest" if (file / "manifest").is_dir() else file
     rows = _rows(file)
     found: dict[tuple[str, str], np.ndarray] = {}
     for number, row in enumerate(rows):
         try:
             uri, member = str(row["uri"]), str(row.get("member") or "")
-            boxes = [_box(box) for box in (row["boxes"] if "boxes" in row else row["person_boxes"]) or ()]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"entry {number} of {file} cannot be read ({error!r}); give {FORMAT}") from error
+            column = "person_boxes" if "person_boxes" in row and "boxes" not in row else "boxes"
+            boxes = [_box(box) for box in row[column] or ()]
+        except KeyError as error:
+            raise UsageError(f"entry {number} of {file} lacks {error}; give {FORMAT}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"entry {number} of {file} cannot be read ({error}); give {FORMAT}") from error
         key = (_absolute(uri, file.parent), member)
         found[key] = np.concatenate([found.get(key, np.empty((0, 5), np.float32)), _stack(boxes)])
     return found

@@ -137,3 +137,10 @@ def test_keys_without_anything_and_names_that_yaml_takes_for_something_else(tmp_
 def test_an_unknown_name_lists_what_is_shipped() -> None:
     with pytest.raises(UsageError, match=r"neither a shipped set of classes .*lip20.*sapiens28.* nor a file"):
         ClassList.load("sapiens29")
+
+
+def test_a_set_of_the_other_kind_is_told() -> None:
+    with pytest.raises(UsageError, match=r"lip20 is a class list, not a keypoint set; shipped are coco17, .*"):
+        KeypointSet.load("lip20")
+    with pytest.raises(UsageError, match=r"coco17 is a keypoint set, not a class list; shipped are lip20, .*"):
+        ClassList.load("coco17")

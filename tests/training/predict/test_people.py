@@ -38,13 +38,22 @@ def test_a_parquet_table_may_speak_of_tar_members(tmp_path: Path):
     assert "member c" in str(found[2])
 
 
+def test_of_a_curated_folder_the_manifest_is_taken(tmp_path: Path):
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / "report.html").touch()
+    boxes = [{"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "score": 0.5}]
+    pd.DataFrame({"uri": ["/a.jpg"], "person_boxes": [boxes]}).to_parquet(tmp_path / "manifest" / "00000.parquet")
+    assert len(read_boxes(tmp_path)["/a.jpg", ""]) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("{", "cannot be read"),
         ('{"a.jpg": []}', "not a list but a dict"),
         ('[{"uri": "a.jpg", "boxes": [[1, 2, 3]]}]', "3 numbers"),
-        ('[{"boxes": []}]', "entry 0"),
+        ('[{"boxes": []}]', "entry 0 of .* lacks 'uri'; give"),
+        ('[{"uri": "a.jpg"}]', "entry 0 of .* lacks 'boxes'; give"),
         ('[{"uri": "a.jpg", "boxes": [["x", 2, 3, 4]]}]', "entry 0"),
         ('["a.jpg"]', "entry 0"),
     ],
