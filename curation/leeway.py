@@ -75,11 +75,12 @@ def leeway_text(store: Store) -> str:
     if found is None or found.alone <= found.kept[0, 0] or found.kept.size == 1:
         return ""
     lines = [
-        f"{found.alone:,} images are rejected for their people alone; other limits would keep, duplicates aside:",
+        f"{found.alone:,} rejected for their people alone; other limits would keep, duplicates aside:",
         "  short side > " + "".join(f"{side:>9g}" for side in found.sides) + " px",
     ]
     for score, row in zip(found.scores, found.kept.tolist(), strict=True):
         lines.append(f"  score > {score:<7g}" + "".join(f"{count:>9,}" for count in row))
     out, score, side = shlex.quote(store.root), found.scores[-2:][0], found.sides[-2:][0]
     change = f"--set people.min_score={score:g} --set people.min_short_side={side:g}"
-    return "\n".join([*lines, f"  such as: sapiens-curate decide {out} {change} && sapiens-curate pack {out}"])
+    then = " && ".join(f"sapiens-curate {step}" for step in (f"decide {out} {change}", f"pack {out}", f"report {out}"))
+    return "\n".join([*lines, f"  such as: {then}"])
