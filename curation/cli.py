@@ -16,6 +16,7 @@ from rich.console import Console
 from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.recipe import Recipe, change, load_recipe
 from curation.record import RUN_FILE, Record, load_record
+from manifests.account import numbered
 from manifests.scan import NoManifest
 from manifests.store import Damaged, Store, Unreachable
 
@@ -87,7 +88,8 @@ def plan(source: Source, out: Out, recipe: RecipeName = "humans300m", settings: 
 
     with stages(Store(out), console, Workplace(0)) as stage:
         record = stage.plan(source, load_recipe(recipe, settings))
-    console.print(f"{record.inputs} images in {out}/plan.parquet; next: sapiens-curate score {quote(out)}")
+    listed = numbered(record.inputs, "image")
+    console.print(f"{listed} in {out}/plan.parquet; next: sapiens-curate score {quote(out)}")
 
 
 @app.command()
@@ -142,7 +144,8 @@ def pack(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> None
     with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
         stage.pack(record)
-    console.print(f"{record.counts.kept} images in {record.shards} shards; next: sapiens-curate verify {quote(out)}")
+    packed = f"{numbered(record.counts.kept, 'image')} in {numbered(record.shards, 'shard')}"
+    console.print(f"{packed}; next: sapiens-curate verify {quote(out)}")
 
 
 @app.command()
@@ -169,7 +172,7 @@ def verify(out: Out) -> None:
     counts, faults = verify_run(out)
     for fault in faults:
         console.print(fault)
-    console.print(f"{counts}: {'whole' if not faults else f'{len(faults)} faults'}")
+    console.print(f"{counts}: {numbered(len(faults), 'fault') if faults else 'whole'}")
     raise typer.Exit(UNHAPPY if faults else DONE)
 
 
@@ -265,7 +268,8 @@ def label(
         console.print(f"nothing left to label: {labels} holds an answer for every image")
         return
     with make_server(session, port) as server:
-        console.print(f"{len(session.rows)} images at http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)")
+        shown = numbered(len(session.rows), "image")
+        console.print(f"{shown} at http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -352,7 +356,7 @@ def _finish(out: str) -> None:
     counts, faults = verify_run(out)
     for fault in faults:
         console.print(fault)
-    console.print(f"verify: {counts}, {'whole' if not faults else f'{len(faults)} faults'}")
+    console.print(f"verify: {counts}, {numbered(len(faults), 'fault') if faults else 'whole'}")
     console.print(f"report: {out}/report.html")
     if faults:
         raise typer.Exit(UNHAPPY)

@@ -35,7 +35,7 @@ from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
 from curation.sources.entry import suffix
 from curation.sources.table import TABLE_SUFFIXES
-from manifests.account import Counts
+from manifests.account import Counts, numbered
 from manifests.store import Store, content_hash
 from shards.writer import SHARDS
 
@@ -139,7 +139,8 @@ class Stages:
         record.time("plan", time.monotonic() - start, plan.inputs)
         record.save(self.store)
         others = ", ".join(f"{n} {kind}" for kind, n in passed_over.most_common(8))
-        self.console.print(f"plan: {plan.inputs} images{f'; passed over as no images: {others}' if others else ''}")
+        told = f"; passed over as no images: {others}" if others else ""
+        self.console.print(f"plan: {numbered(plan.inputs, 'image')}{told}")
         return record
 
     def score(self, record: Record, retry: bool = False) -> None:
@@ -229,7 +230,7 @@ class Stages:
         while lost and (orphans := keep_orphans(self.store, plan, record.recipe, record.shards)):
             jobs = [job for job in self._shard_jobs(record, plan) if job.shard >= record.shards]
             record.shards += len(jobs)
-            with meter(f"pack {orphans} repeats of lost images", orphans, self.console) as again:
+            with meter(f"pack {numbered(orphans, 'repeat')} of lost images", orphans, self.console) as again:
                 lost = self._pack(pool, jobs, again)
             record.counts = settle_manifest(self.store, plan)
         write_index(self.store, record.shards)
@@ -252,8 +253,8 @@ class Stages:
         pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler, self.place.abreast))
         if pool.dashboard:
             abreast = f" of {self.place.abreast} threads" if self.place.abreast > 1 else ""
-            workers = pool.workers // self.place.abreast
-            self.console.print(f"{workers} Dask worker{'s' * (workers != 1)}{abreast}, dashboard {pool.dashboard}")
+            workers = numbered(pool.workers // self.place.abreast, "Dask worker")
+            self.console.print(f"{workers}{abreast}, dashboard {pool.dashboard}")
         return pool
 
     def _sound_units(self, plan: Plan) -> list[dict[str, Any] | None]:

@@ -8,6 +8,11 @@ import pyarrow.compute as pc
 from manifests.schema import VERDICTS
 
 
+def numbered(number: int, thing: str, things: str = "") -> str:
+    """`1 photo`, `2 photos`, `3 people` of person and people."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
 @dataclass(frozen=True)
 class Counts:
     """Inputs by verdict. `balanced` is the promise of the whole project."""
@@ -30,7 +35,7 @@ class Counts:
         return self.kept + self.rejected + self.failed == self.inputs
 
     def __str__(self) -> str:
-        return f"{self.kept} kept + {self.rejected} rejected + {self.failed} failed = {self.inputs} inputs"
+        return f"{self.kept} kept + {self.rejected} rejected + {self.failed} failed = {numbered(self.inputs, 'input')}"
 
 
 class Unbalanced(Exception):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from manifests.account import numbered
 from shards.cache import ShardError
 from training.config import TASKS, FinetuneConfig, PretrainConfig, Task, UsageError, load_config, whole_number
 from training.models.zoo import FAMILY
@@ -321,7 +322,7 @@ def practice(
     written = write_practice(out, count, seed, photos, parse_size(size) if size else None, workers)
     for _ in track(written, "rendering", count, transient=True):
         pass
-    print(f"{out}: {count} pictures, keypoints.json, parts, masks, depths, normals, preview.jpg")
+    print(f"{out}: {numbered(count, 'picture')}, keypoints.json, parts, masks, depths, normals, preview.jpg")
 
 
 def main() -> None:

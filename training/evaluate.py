@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from manifests.account import numbered
 from shards.crop import BrokenImage
 from shards.labelled import LabelledSample, LabelledShards, open_labelled
 from training.config import UsageError
@@ -38,7 +39,7 @@ class Evaluation:
         rows = [
             f"{name:<28}{'n/a' if value is None else format(value, '.4f'):>10}" for name, value in self.values.items()
         ]
-        noted = [f"{len(self.broken)} samples could not be read:", *self.broken[:5]] if self.broken else []
+        noted = [f"{numbered(len(self.broken), 'sample')} could not be read:", *self.broken[:5]] if self.broken else []
         flip = ", averaged with the mirrored view" if self.flip_test else ""
         return "\n".join([f"{self.task}: {self.weights}", f"n = {self.n}; {self.protocol}{flip}", *rows, *noted])
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from manifests.account import numbered
 from shards.index import ShardSet
 from shards.stream import Batch
 from training import checkpoint
@@ -189,11 +190,11 @@ def agree_on_data(
             f"the data holds {shards.count} samples, less than one batch of {batch}; "
             "give more data or a smaller --batch"
         )
-    without = f"; {shards.without_image} keys without an image" if shards.without_image else ""
+    without = f"; {numbered(shards.without_image, 'key')} without an image" if shards.without_image else ""
+    held = f"{numbered(shards.count, 'sample')} in {numbered(len(shards.shards), 'shard')}"
     say(
         ranks,
-        f"data: {shards.count} samples in {len(shards.shards)} shards, {shards.bytes / 1e9:.2f} GB, "
-        f"fingerprint {shards.fingerprint}{without}",
+        f"data: {held}, {shards.bytes / 1e9:.2f} GB, fingerprint {shards.fingerprint}{without}",
     )
     return opened
 

@@ -10,6 +10,7 @@ Memory of one GPU, in bytes:
 
 from dataclasses import dataclass
 
+from manifests.account import numbered
 from training.meter import Work, duration, pretraining_work
 from training.models.mae import visible_count
 from training.models.zoo import PATCH, Architecture, parameter_counts
@@ -89,7 +90,7 @@ def describe(plan: Plan, gpus: int, images: int, gpu_gb: float, peak_tflops: flo
     rate = plan.images_per_s[0.45]
     lines = [
         f"sapiens-{plan.arch.name}: {plan.parameters / 1e9:.3f} B parameters (encoder + decoder), "
-        f"{gpus} GPUs of {gpu_gb:g} GB and {peak_tflops:g} TFLOP/s, {images:,} images",
+        f"{numbered(gpus, 'GPU')} of {gpu_gb:g} GB and {peak_tflops:g} TFLOP/s, {images:,} images",
         "",
         f"one image, forward:  {work.forward / 1e12:.2f} TFLOP  (encoder {work.encoder / 1e12:.2f}, "
         f"decoder {work.decoder / 1e12:.2f}; attention {(work.encoder_attention + work.decoder_attention) / 1e12:.2f})",

@@ -99,7 +99,8 @@ def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, recipe_file
     source, out = write(tmp_path / "photos [old]", {"a.jpg": jpeg(1)}), tmp_path / "out [new] [/x]"
     printed = curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
     assert f"report: {out}/report.html" in printed
-    assert f"next: sapiens-curate verify '{out}'" in curate("pack", out, "--workers", "0")
+    assert "plan: 1 image\n" in printed
+    assert f"1 image in 1 shard; next: sapiens-curate verify '{out}'" in curate("pack", out, "--workers", "0")
 
 
 def test_another_recipe_may_be_given_until_something_is_scored(tmp_path: Path, recipe_file: Path) -> None:

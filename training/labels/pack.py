@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.account import numbered
 from manifests.store import Store
 from shards.labelled import FORMAT, INDEX, LABELS_FILE
 from shards.writer import Placed, Sample, check_tar, sample_key, write_tar
@@ -306,8 +307,8 @@ def summary(labels: dict[str, Any]) -> str:
     named = f" ({labels[kind]['name']}, {len(labels[kind][kind])} {kind})" if kind else ""
     lines = [
         f"{counts['packed']} of {counts['given']} labels for {labels['task']}{named} packed, "
-        f"in {counts['photos']} photos"
-        + (f"; {counts['clipped']} boxes clipped to the image" if counts["clipped"] else "")
+        f"in {numbered(counts['photos'], 'photo')}"
+        + (f"; {numbered(counts['clipped'], 'box', 'boxes')} clipped to the image" if counts["clipped"] else "")
     ]
     lines += [f"  refused {number:6d}  {reason}" for reason, number in counts["refusals"].items()]
     if "keypoints" in counts:

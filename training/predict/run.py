@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from manifests.account import numbered
 from manifests.store import Store
 from shards.cache import ShardError
 from shards.crop import BrokenImage, Encoded
@@ -260,8 +261,10 @@ def summary(rows: Sequence[Row], passed_over: Mapping[str, int]) -> str:
     partial = sum(row.status == "partial" for row in rows)
     photos = [row for row in rows if row.kind == "photo" and row.status == "success"]
     clips = [row for row in rows if row.kind != "photo" and row.status != "failed"]
-    parts = [f"{len(photos)} photos with {sum(row.num_persons for row in photos)} people"] if photos else []
-    parts += [f"{len(clips)} videos of {sum(row.frames for row in clips)} frames"] if clips else []
+    people = numbered(sum(row.num_persons for row in photos), "person", "people")
+    frames = numbered(sum(row.frames for row in clips), "frame")
+    parts = [f"{numbered(len(photos), 'photo')} with {people}"] if photos else []
+    parts += [f"{numbered(len(clips), 'video')} of {frames}"] if clips else []
     parts += [f"{partial} ended early"] if partial else []
     parts += [f"{failed} failed"] if failed else []
     others = Counter(passed_over)

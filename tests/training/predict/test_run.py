@@ -42,6 +42,7 @@ def test_every_input_is_a_row_whatever_it_holds(checkpoints, photos: Path, tmp_p
     passed_over = json.loads((tmp_path / "out" / "run.json").read_text())["passed_over"]
     told = "5 photos with 5 people; 4 failed; 1 passed over as no photos or videos: 1 .txt"
     assert summary(rows, passed_over) == told
+    assert summary([row for row in rows if row.name == "a"], {}) == "1 photo with 1 person"
 
 
 def test_batches_over_images_of_mixed_sizes_do_not_change_the_answers(checkpoints, photos: Path, tmp_path):
