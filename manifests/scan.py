@@ -31,14 +31,16 @@ def batches(store: Store, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     Raises NoManifest for a column that is not there, such as that of a concept added since verdicts were given.
     """
     for name in manifest_names(store):
-        with store.open(name) as file, store.told_of(name):
-            parquet = pq.ParquetFile(file)
+        with store.open(name) as file:
+            with store.told_of(name):
+                parquet = pq.ParquetFile(file)
             if missing := {column.split(".")[0] for column in columns} - set(parquet.schema_arrow.names):
                 raise NoManifest(
                     f"{name} of {store.root} has no column {', '.join(sorted(missing))}; "
                     "run `sapiens-curate decide` on it first"
                 )
-            yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
+            with store.told_of(name):
+                yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
 
 def numbers_where(
