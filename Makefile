@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: demo demo-tasks check clean test test-training test-curation test-slow test-slow-training test-slow-curation
+.PHONY: demo demo-tasks check clean test test-training test-curation test-networks
+.PHONY: test-slow test-slow-training test-slow-curation
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -40,19 +41,23 @@ demo-tasks: $(VENV)/installed
 	$(BIN)/sapiens-train predict $(TASKS)/unseen/images $(TASKS)/predicted --boxes whole \
 		--parts $(TASKS)/run-parts --normals $(TASKS)/run-normals
 
-# Two processes: forked loaders of training would not survive the thread pools that curation leaves behind. `make -j2 test` runs
-# them side by side.
-test: test-training test-curation
+# Processes of their own: forked loaders of training would not survive the thread pools that curation leaves behind.
+# `make -j2 test` runs them side by side.
+test: test-training test-curation test-networks
 test-slow: test-slow-training test-slow-curation
 
 TRAINING := tests/shards tests/training
 CURATION := tests/manifests tests/curation
+NETWORKS := tests/curation/full tests/curation/builtin
 
 test-training: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m 'not slow' $(TRAINING)
 
 test-curation: $(VENV)/test-installed
-	$(BIN)/python -m pytest -m 'not slow' $(CURATION)
+	$(BIN)/python -m pytest -m 'not slow' $(CURATION) $(NETWORKS:%=--ignore=%)
+
+test-networks: $(VENV)/test-installed
+	$(BIN)/python -m pytest -m 'not slow' $(NETWORKS)
 
 test-slow-training: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m slow $(TRAINING)
