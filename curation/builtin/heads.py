@@ -18,9 +18,10 @@ def pooled(feature_map: Floats, height: int, width: int) -> Floats:
     The rest of the map saw padding, and its share would tell the picture's shape.
     """
     part = feature_map[:, :height, :width].reshape(len(feature_map), -1)
-    mean = part.mean(1)
+    count = part.shape[1]
+    mean = part @ np.full(count, 1 / count, np.float32)
     away = part - mean[:, None]
-    deviation = np.sqrt(np.einsum("ij,ij->i", away, away) / part.shape[1])  # in fewer passes than part.std(1)
+    deviation = np.sqrt((away[:, None] @ away[:, :, None])[:, 0, 0] / count)  # BLAS, in fewer passes than part.std(1)
     return np.concatenate([mean, deviation, part.max(1)])
 
 
