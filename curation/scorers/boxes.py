@@ -22,4 +22,4 @@ def covered(quads: list[np.ndarray], height: int, width: int) -> np.ndarray:
     mask = np.zeros((height, width), np.uint8)
     for quad in quads:
         cv2.fillConvexPoly(mask, np.round(quad).astype(np.int32), 1)
-    return mask.astype(bool)
+    return mask.view(bool)

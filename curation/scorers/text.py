@@ -61,8 +61,8 @@ def text_columns(batch: Batch, quads: list[np.ndarray]) -> dict[str, list[Any]]:
         person = covered(
             [_corners(box) / picture.scale * cell for box in people or () if box["score"] >= PERSON_SCORE], *grid
         )
-        columns["text_area"].append(float(text.mean()))
-        columns["text_area_outside"].append(float((text & ~person).mean()))
+        columns["text_area"].append(np.count_nonzero(text) / text.size)
+        columns["text_area_outside"].append(np.count_nonzero(text & ~person) / text.size)
         low, high = corners.min(axis=1), corners.max(axis=1)
         boxes = np.concatenate([low, high, found[:, 8:9]], axis=1)
         columns["text_boxes"].append(to_structs(boxes, picture.scale, picture.width, picture.height))
