@@ -51,7 +51,7 @@ ENOUGH = 1000
 class Run:
     """One training: steps of batch samples at a size (rows, columns). folds: so many parts of the data are held out
     in turn, or 0 where there is a set to measure on. lr: 0 for the published one. augment: disturb the views; there
-    are enough practice people to do without.
+    are enough practice people to do without. workers: processes that decode; 0: the training's own.
     """
 
     steps: int
@@ -60,9 +60,10 @@ class Run:
     folds: int = 0
     lr: float = 0.0
     augment: bool = True
+    workers: int = 0
 
 
-RUNS = {
+ON_A_CPU = {
     ("practice", "pose"): Run(1500, lr=1e-3, augment=False),
     ("practice", "parts"): Run(3000, lr=1e-3, augment=False),
     ("practice", "depth"): Run(6000, lr=1e-3, augment=False),
@@ -72,6 +73,17 @@ RUNS = {
     ("real", "depth"): Run(200, size="96x128", folds=FOLDS),
     ("real", "normals"): Run(200, size="96x128", folds=FOLDS),
 }
+ON_A_GPU = {
+    ("practice", "pose"): Run(500, 32, "256x192", lr=1e-3, augment=False, workers=1),
+    ("practice", "parts"): Run(1200, 32, "256x192", lr=1e-3, augment=False, workers=1),
+    ("practice", "depth"): Run(2500, 64, "256x192", lr=1e-3, augment=False, workers=4),
+    ("practice", "normals"): Run(500, 32, "256x192", lr=1e-3, augment=False, workers=1),
+    ("real", "pose"): Run(1000, 32, "256x192", lr=1e-3, workers=1),
+    ("real", "parts"): Run(1500, 32, "256x192", lr=1e-3, augment=False, workers=2),
+    ("real", "depth"): Run(300, 8, "192x256", FOLDS),
+    ("real", "normals"): Run(300, 8, "192x256", FOLDS),
+}
+RUNS = ON_A_GPU if torch.cuda.is_available() else ON_A_CPU
 STARTS = ("pretrained", "random")
 MAIN = {
     "pose": ("PCK@0.1 ↑", "AP ↑"),
@@ -231,7 +243,7 @@ def fit(job: Job) -> None:
     steps = max(round(run.steps * job.longer), 1)
     settings = {"model": "tiny", "size": run.size, "images": steps * run.batch, "batch": run.batch}
     settings |= {"micro_batch": run.batch, "lr": run.lr, "warmup_steps": steps // 10, "seed": job.seed}
-    settings |= {"workers": 0, "compile": "off", "log_every": 50, "save_every": 1000}
+    settings |= {"workers": run.workers, "compile": "off", "log_every": 50, "save_every": 1000}
     settings |= {"init": job.init} if job.init else {}
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items()]
     flags += [] if run.augment else ["--no-augment"]

@@ -127,6 +127,7 @@ class PretrainConfig(RunConfig):
     )
     mask_ratio: Annotated[float, "Share of the patches that are hidden."] = 0.75
     predict_ratio: Annotated[float, "Share of all patches that the cross decoder predicts."] = 0.25
+    masks: Annotated[int, "Copies of each image, each hidden elsewhere; more where decoding JPEGs is the limit."] = 1
     norm_pix: Annotated[bool, "Normalise the target of every patch by its own mean and deviation."] = True
     images: Annotated[int, "Training length in images seen."] = 300_000_000
     batch: Annotated[int, "Images per optimiser step over all GPUs. Default: 4096 (tiny: 128)."] = 0
@@ -215,6 +216,7 @@ class FinetuneConfig(RunConfig):
 _RANGES = (
     ("mask_ratio", 0.05, 0.99),
     ("predict_ratio", 0.01, 0.99),
+    ("masks", 1, 256),
     ("batch", 0, 10**7),
     ("micro_batch", 1, 10**5),
     ("base_lr", 0, 1),

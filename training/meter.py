@@ -66,9 +66,14 @@ def _blocks(depth: int, tokens: int, width: int) -> tuple[float, float]:
 
 
 def pretraining_work(
-    arch: Architecture, size: tuple[int, int], mask_ratio: float, cross: bool = False, predict_ratio: float = 0.25
+    arch: Architecture,
+    size: tuple[int, int],
+    mask_ratio: float,
+    cross: bool = False,
+    predict_ratio: float = 0.25,
+    masks: int = 1,
 ) -> Work:
-    """Work of one masked image."""
+    """Work of one image with so many masks."""
     patches = (size[0] // PATCH) * (size[1] // PATCH)
     visible = visible_count(patches, mask_ratio) + 1
     hidden = patches + 1 - visible
@@ -84,7 +89,7 @@ def pretraining_work(
     else:
         decoder, decoder_attention = _blocks(arch.decoder_depth, patches + 1, d)
     decoder += 2.0 * visible * arch.width * d + 2.0 * hidden * d * pixels
-    return Work(encoder, decoder, encoder_attention, decoder_attention)
+    return Work(masks * encoder, masks * decoder, masks * encoder_attention, masks * decoder_attention)
 
 
 def encoder_work(arch: Architecture, size: tuple[int, int], cls_token: bool = True) -> Work:

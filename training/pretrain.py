@@ -19,6 +19,8 @@ from training.meter import pretraining_work
 from training.models.zoo import PATCH, build_mae
 from training.optim import adamw, learning_rate
 
+_APART = 0x5851F42D4C957F2D  # odd, and far from the steps that the draws of one key take
+
 
 def pretrain(config: PretrainConfig) -> int:
     """Run a pretraining to its end or to a signal; returns the exit code (0, or 75: start me again)."""
@@ -34,7 +36,7 @@ def _job(config: PretrainConfig, ranks: Ranks) -> Job:
     images = config.steps * config.total_batch
 
     def loss(batch: Batch) -> Tensor:
-        return learner.model(batch.images, batch.mask_keys)
+        return learner.model(*hidden_elsewhere(batch.images, batch.mask_keys, config.masks))
 
     return Job(
         config=config,
@@ -46,11 +48,24 @@ def _job(config: PretrainConfig, ranks: Ranks) -> Job:
         loss=loss,
         learning_rate=lambda seen: learning_rate(config.peak_lr, seen, images, config.warmup),
         work=pretraining_work(
-            config.arch, config.image_size, config.mask_ratio, config.decoder == "cross", config.predict_ratio
+            config.arch,
+            config.image_size,
+            config.mask_ratio,
+            config.decoder == "cross",
+            config.predict_ratio,
+            config.masks,
         ),
         identity=_identity(config, shards),
         weights={"grid": f"{config.arch.image // PATCH}x{config.arch.image // PATCH}", "norm_pix": config.norm_pix},
     )
+
+
+def hidden_elsewhere(images: Tensor, mask_keys: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+    """Every image `copies` times, with other mask keys: (B, …) and (B,) int64 → (B·copies, …) and (B·copies,). The
+    first copy keeps its key (several masks per image as in data2vec 2.0, Baevski et al. 2022, §3.2).
+    """
+    apart = torch.arange(copies, device=mask_keys.device) * _APART
+    return images.repeat_interleave(copies, 0), (mask_keys[:, None] + apart).flatten()
 
 
 def _identity(config: PretrainConfig, shards: ShardSet) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from training import pretrain as pretraining
 from training.checkpoint import DamagedCheckpoint
 from training.config import PretrainConfig, UsageError, save_config
 from training.meter import MetricsLog
-from training.pretrain import pretrain
+from training.models.mae import mask_order
+from training.pretrain import hidden_elsewhere, pretrain
 
 EXACT = ("step", "samples_seen", "loss", "lr", "grad_norm", "samples", "skipped", "replaced")
 
@@ -154,6 +155,29 @@ def test_training_learns(config, tmp_path):
     pretrain(config(images=8 * 30, precision="fp32", save_every=1000))
     losses = [m["loss"] for m in metrics(tmp_path / "run")]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_every_copy_of_an_image_hides_other_patches():
+    images, keys = torch.arange(2 * 3).view(2, 1, 1, 3).to(torch.uint8), torch.tensor([5, -7])
+    copies, apart = hidden_elsewhere(images, keys, 3)
+    assert copies[:, 0, 0, 0].tolist() == [0, 0, 0, 3, 3, 3]
+    assert apart[::3].tolist() == keys.tolist()
+    visible = mask_order(apart, 256)[:, :64]
+    chosen = torch.zeros(6, 256).scatter_(1, visible, 1.0)
+    shared = (chosen @ chosen.T).fill_diagonal_(0.0)
+    assert 0 < shared.max() < 32  # of 64; by chance 16
+    same = hidden_elsewhere(images, keys, 1)
+    assert torch.equal(same[0], images)
+    assert torch.equal(same[1], keys)
+
+
+def test_more_masks_lower_the_loss_of_as_many_images(config, tmp_path):
+    """The same pictures in the same order; the last steps' mean."""
+    found = {}
+    for masks in (1, 4):
+        pretrain(config(run=str(tmp_path / f"{masks}"), masks=masks, images=8 * 30, precision="fp32", save_every=1000))
+        found[masks] = [m["loss"] for m in metrics(tmp_path / f"{masks}")]
+    assert sum(found[4][-5:]) < sum(found[1][-5:])
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])

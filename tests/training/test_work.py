@@ -24,6 +24,12 @@ def test_operations_are_those_that_torch_counts(name, cross):
     assert counter.get_total_flops() == pytest.approx(work.forward, rel=2e-3)
 
 
+def test_every_mask_of_an_image_is_work():
+    arch = FAMILY["tiny"]
+    once, thrice = (pretraining_work(arch, (256, 256), 0.75, masks=masks) for masks in (1, 3))
+    assert thrice.training == pytest.approx(3 * once.training)
+
+
 def test_the_papers_column_is_half_of_ours_without_attention():
     for name, published in (("0.3b", 1.242), ("0.6b", 2.583), ("1b", 4.647), ("2b", 8.709)):
         work = encoder_work(FAMILY[name], (1024, 1024))
