@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +88,7 @@ def compile_torch(
     """Compile a torch module that maps float32 [B,3,H,W] to a tensor or a tuple of tensors."""
     module = module.eval()
     if device != "cpu":
-        return _torch(module, pixels, device, precision)
+        return _torch(module, input_size, pixels, device, precision)
     example = torch.zeros(1, 3, *input_size)
     with torch.no_grad():
         model = ov.convert_model(module, example_input=example)
@@ -121,7 +121,7 @@ def compile_ir(
 
 def eager(module: nn.Module, pixels: Pixels | None = None) -> Engine:
     """The reference: the module as it is, fp32, on the CPU."""
-    return Engine(_torch_call(module.eval(), pixels, "cpu", torch.float32), "cpu", "fp32")
+    return Engine(_torch_call(_whole(module, pixels), "cpu"), "cpu", "fp32")
 
 
 def weights_identity(name: str, *files: Path, version: int = 1) -> str:
@@ -206,32 +206,49 @@ def _fold_pixels(model: ov.Model, pixels: Pixels) -> ov.Model:
     return prepared.build()
 
 
-def _torch(module: nn.Module, pixels: Pixels | None, device: str, precision: Precision) -> Engine:
+def _torch(
+    module: nn.Module, size: tuple[int, int], pixels: Pixels | None, device: str, precision: Precision
+) -> Engine:
     dtype = torch.bfloat16 if precision == "auto" else torch.float32
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))
-    module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    call = halved_on_oom(_torch_call(compiled_if_possible(module), pixels, device, dtype))
+    whole = _whole(module, pixels).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shape = (2, 3, *size) if pixels is None else (2, *size, 3)
+    example = torch.zeros(shape, dtype=torch.float32 if pixels is None else torch.uint8, device=device)
+    call = halved_on_oom(_torch_call(traced_if_possible(whole, example, dtype), device))
     return Engine(call, device, "bf16" if dtype is torch.bfloat16 else "fp32")
 
 
-def compiled_if_possible(module: nn.Module) -> Callable[[torch.Tensor], Any]:
-    """`module` compiled once for pictures of all sizes, or, said once, as it is where torch cannot compile it."""
-    quick: Callable[[torch.Tensor], Any] = torch.compile(module, dynamic=True)
+def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Callable[[torch.Tensor], Any]:
+    """`module` as one TorchScript graph for batches and pictures of all sizes, run without Python and so without its
+    lock; or, said once, as it is where torch cannot trace it.
+
+    Tracing takes seconds. torch.compile takes minutes for sizes that vary and then fails at YOLO11.
+    """
+
+    def lowered(cached: bool = True) -> torch.autocast:
+        return torch.autocast(example.device.type, dtype, dtype is torch.bfloat16, cached)
+
+    def as_it_is(x: torch.Tensor) -> Any:
+        with lowered():
+            return module(x)
+
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), lowered(cached=False):
+            warnings.simplefilter("ignore")  # of sizes that are constants in the trace: those of fixed layers
+            traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+    except Exception as error:
+        logging.getLogger("curation").warning(
+            "%s cannot be traced (%s): it runs in eager torch", type(module).__name__, type(error).__name__
+        )
+        return as_it_is
 
     def run(x: torch.Tensor) -> Any:
-        nonlocal quick
         try:
-            return quick(x)
-        except torch.OutOfMemoryError:
+            with torch.jit.optimized_execution(False):  # or the first calls of every size compile kernels
+                return traced(x)
+        except RuntimeError as error:
+            if "out of memory" in str(error):  # TorchScript keeps of an exception the text alone
+                raise torch.OutOfMemoryError(str(error)) from None
             raise
-        except Exception as error:
-            if quick is module:
-                raise
-            logging.getLogger("curation").warning(
-                "%s cannot be compiled (%s): it runs in eager torch", type(module).__name__, type(error).__name__
-            )
-            quick = module
-            return module(x)
 
     return run
 
@@ -263,24 +280,41 @@ def halved_on_oom(call: Callable[[Array], tuple[Array, ...]]) -> Callable[[Array
     return run
 
 
-def _torch_call(
-    module: Callable[..., Any], pixels: Pixels | None, device: str, dtype: torch.dtype
-) -> Callable[[Array], tuple[Array, ...]]:
+class _FromPixels(nn.Module):
+    """uint8 [B,H,W,3] → what `module` gives for them in its units."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, module: nn.Module, pixels: Pixels) -> None:
+        super().__init__()
+        self.module, self.bgr = module, pixels.bgr
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(pixels.scale).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = (x.permute(0, 3, 1, 2).float() - self.mean) / self.scale  # channels last in memory, as the weights
+        return self.module(x.flip(1) if self.bgr else x)
+
+
+def _whole(module: nn.Module, pixels: Pixels | None) -> nn.Module:
+    return (module if pixels is None else _FromPixels(module, pixels)).eval()
+
+
+def _torch_call(call: Callable[[torch.Tensor], Any], device: str) -> Callable[[Array], tuple[Array, ...]]:
     on = torch.device(device)
-    chosen = pixels or Pixels()
-    mean, scale = (torch.tensor(v, device=on).view(1, 3, 1, 1) for v in (chosen.mean, chosen.scale))
 
     @torch.inference_mode()
     def run(batch: Array) -> tuple[Array, ...]:
         x = torch.from_numpy(np.ascontiguousarray(batch))
         if on.type == "cuda":  # from pinned memory the copy does not wait for what the device is doing
             x = x.pin_memory().to(on, non_blocking=True)
-        if pixels is not None:
-            x = (x.permute(0, 3, 1, 2).float() - mean) / scale  # channels last in memory, as the module's weights
-            x = x.flip(1) if pixels.bgr else x
-        with torch.autocast(on.type, dtype, enabled=dtype is torch.bfloat16):
-            out = module(x)
-        outputs = out if isinstance(out, tuple | list) else (out,)
-        return tuple(o.float().cpu().numpy() for o in outputs)
+        out = call(x)
+        outputs = [o.to("cpu", non_blocking=True) for o in (out if isinstance(out, tuple | list) else (out,))]
+        if on.type == "cuda":  # these lie in pinned memory too, once what was queued so far is done
+            done = torch.cuda.Event(blocking=True)
+            done.record(torch.cuda.current_stream(on))
+            done.synchronize()
+        return tuple(o.float().numpy() for o in outputs)
 
     return run

@@ -24,7 +24,7 @@ from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, clip_file
 from curation.full.concepts import Concept
 from curation.full.fetch import fetch
-from curation.full.network import Built, Network, Runner, gpu
+from curation.full.network import Built, Network, Runner, gpu, spread
 from curation.full.torchvision_ops import make_importable
 from manifests.store import Store
 
@@ -60,7 +60,8 @@ class Clip:
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
         """uint8 RGB [H,W,3] images of any sizes → float32 [B,D] of length 1."""
         facts = self._runner.facts
-        squares = [fit(image, facts["size"], facts["resize_mode"], facts["interpolation"]) for image in images]
+        how = facts["size"], facts["resize_mode"], facts["interpolation"]
+        squares = spread(lambda image: fit(image, *how), images, self._runner.threads)
         embeddings = np.stack([output for (output,) in self._runner(squares)])
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from curation.engines import Pixels, Precision, weights_identity
 from curation.errors import UsageError
-from curation.full.network import Built, Network, Runner
+from curation.full.network import Built, Network, Runner, spread
 from curation.full.torchvision_ops import make_importable
 
 os.environ.setdefault("YOLO_OFFLINE", "true")  # no calls home when it is imported
@@ -48,12 +48,10 @@ class Detector:
     def people(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Per uint8 RGB [H,W,3] image: float32 [n,5], x0 y0 x1 y1 in its pixels and a score over 0.05, best first."""
         make_importable()
-        squares = [letterbox(image) for image in images]
+        squares = spread(letterbox, images, self._runner.threads)
         outputs = self._runner(squares)
-        return [
-            self._boxes(output, square, image)
-            for (output,), square, image in zip(outputs, squares, images, strict=True)
-        ]
+        found = [(output, *pictures) for (output,), *pictures in zip(outputs, squares, images, strict=True)]
+        return spread(lambda one: self._boxes(*one), found, self._runner.threads)
 
     def _boxes(self, output: NDArray[Any], square: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torchvision  # noqa: F401 - ultralytics has two NMS and takes torchvision's once that is imported: always, then
@@ -100,20 +98,27 @@ class PersonsOnly(nn.Module):
 
 
 def plain_decoding(head: Any) -> Callable[[dict[str, Any]], Tensor]:
-    """An ultralytics head's step from maps to boxes and scores, so that torch compiles it into one graph (the strides
-    are numbers), and without autocast: in bf16 corners would be off by 2 px."""
-    from ultralytics.utils.tal import make_anchors
-
+    """An ultralytics head's step from maps to boxes and scores, on one device throughout (ultralytics makes its anchors
+    on the CPU, and copying them waits for the GPU six times) and without autocast: in bf16 corners would be off by 2
+    px."""
     numbers = [float(stride) for stride in head.stride]
 
     def run(maps: dict[str, Any]) -> Tensor:
         with torch.autocast(maps["boxes"].device.type, enabled=False):
-            features = [feature.float() for feature in maps["feats"]]
-            anchors, strides = (each.transpose(0, 1) for each in make_anchors(features, numbers, 0.5))
+            levels = [_anchors(feature, stride) for feature, stride in zip(maps["feats"], numbers, strict=True)]
+            anchors, strides = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
             boxes = head.decode_bboxes(head.dfl(maps["boxes"].float()), anchors.unsqueeze(0)) * strides
             return torch.cat([boxes, maps["scores"].float().sigmoid()], 1)
 
     return run
+
+
+def _anchors(feature: Tensor, stride: float) -> tuple[Tensor, Tensor]:
+    """The centres of a map's cells, float32 [2,N] of x and y in cells, and the stride of each, [1,N]."""
+    height, width = feature.shape[2:]
+    y, x = (torch.arange(side, device=feature.device).float() + 0.5 for side in (height, width))
+    centres = torch.stack([x.expand(height, width), y.unsqueeze(1).expand(height, width)]).flatten(1)
+    return centres, torch.full_like(centres[:1], stride)
 
 
 def load_model(weights: Path) -> Any:

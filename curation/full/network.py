@@ -7,10 +7,11 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torc
 from manifests.store import exclusive
 
 Array = NDArray[Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_own = threading.local()
 SIZES_KEPT = 16
 """Compiled sizes that stay in memory; the least recently used one goes first and is compiled again from the cache."""
 
@@ -135,6 +139,15 @@ def gpu(count: int) -> str:
     """torch's name of the GPU that this process works on: `$SAPIENS_GPU`, which workers set to their number."""
     number = os.environ.get("SAPIENS_GPU", "0")
     return f"cuda:{int(number) % count if number.isdecimal() else 0}"
+
+
+def spread(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """`function` of every item, in order, on `threads` threads that belong to the caller's own."""
+    if threads < 2 or len(items) < 2:
+        return [function(item) for item in items]
+    if not hasattr(_own, "helpers"):
+        _own.helpers = ThreadPoolExecutor(threads)
+    return list(_own.helpers.map(function, items))
 
 
 def by_size(pictures: Sequence[Array]) -> dict[tuple[int, int], list[int]]:

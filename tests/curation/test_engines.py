@@ -1,7 +1,6 @@
 """The engine seam against eager torch, on a small network and on the wheels' files."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from curation.engines import (
     cache_folder,
     compile_onnx,
     compile_torch,
-    compiled_if_possible,
     eager,
     halved_on_oom,
+    traced_if_possible,
     weights_identity,
 )
 
@@ -130,26 +129,39 @@ def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
         halved_on_oom(full)(pictures(4))
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.0)])
+def test_one_trace_serves_all_sizes_and_batches(dtype: torch.dtype, tolerance: float) -> None:
+    net = Small().eval()
+    run = traced_if_possible(net, torch.zeros(2, 3, 32, 48), dtype)
+    for shape in ((1, 3, 32, 48), (5, 3, 64, 32), (3, 3, 96, 96)):
+        x = torch.rand(shape)
+        with torch.autocast("cpu", dtype, dtype is torch.bfloat16):
+            wanted = net(x)
+        torch.testing.assert_close(run(x), wanted, atol=tolerance, rtol=0)
+
+
+def test_memory_that_ends_within_a_trace_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(x: torch.Tensor) -> None:
+        raise RuntimeError("The following operation failed in the TorchScript interpreter. … CUDA out of memory. …")
+
+    monkeypatch.setattr(torch.jit, "freeze", lambda traced: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        traced_if_possible(Small().eval(), torch.zeros(2, 3, 32, 48), torch.float32)(torch.zeros(2, 3, 32, 48))
+
+
+def test_what_cannot_be_traced_runs_as_it_is_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tries: list[torch.Tensor] = []
+    def no_trace(*args: object, **settings: object) -> None:
+        raise RuntimeError("no tracer")
 
-    def compiled(module: nn.Module, dynamic: bool) -> Callable[[torch.Tensor], None]:
-        def fail(x: torch.Tensor) -> None:
-            tries.append(x)
-            raise RuntimeError("no compiler")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.jit, "trace", no_trace)
     net, x = Small().eval(), torch.rand(2, 3, 32, 48)
-    run = compiled_if_possible(net)
+    run = traced_if_possible(net, x, torch.float32)
     for _ in range(2):
         assert torch.equal(run(x)[0], net(x)[0])
-    assert len(tries) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "Small cannot be compiled (RuntimeError): it runs in eager torch"
+    assert [record.message for record in caplog.records] == [
+        "Small cannot be traced (RuntimeError): it runs in eager torch"
     ]
 
 
