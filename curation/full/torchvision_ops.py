@@ -11,6 +11,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 # The two schemas that torchvision/_meta_registrations.py looks up when it is imported; they stand in torchvision's
@@ -54,17 +55,17 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     each has an overlap (intersection over union) of at most `iou_threshold` with every better one that is kept.
     """
     order = scores.argsort(descending=True, stable=True)
-    sorted_boxes = boxes[order]
-    areas = (sorted_boxes[:, 2:] - sorted_boxes[:, :2]).prod(1)
-    dropped = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
-    for i in range(len(order)):
+    best_first = boxes[order].cpu().numpy()  # single numbers and rows, where numpy takes a quarter of torch's time
+    areas = (best_first[:, 2:] - best_first[:, :2]).prod(1)
+    dropped = np.zeros(len(best_first), bool)
+    for i in range(len(best_first)):
         if dropped[i]:
             continue
-        low = torch.maximum(sorted_boxes[i, :2], sorted_boxes[i + 1 :, :2])
-        high = torch.minimum(sorted_boxes[i, 2:], sorted_boxes[i + 1 :, 2:])
-        shared = (high - low).clamp(min=0).prod(1)
+        low = np.maximum(best_first[i, :2], best_first[i + 1 :, :2])
+        high = np.minimum(best_first[i, 2:], best_first[i + 1 :, 2:])
+        shared = (high - low).clip(min=0).prod(1)
         dropped[i + 1 :] |= shared > iou_threshold * (areas[i] + areas[i + 1 :] - shared)
-    return order[~dropped]
+    return order[torch.from_numpy(~dropped).to(order.device)]
 
 
 def _loads(package: Path) -> bool:

@@ -2,13 +2,23 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from curation.errors import UsageError
-from curation.full.craft import SIDE, TextDetector, canvas, load_craft
+from curation.full.craft import (
+    LINK_THRESHOLD,
+    LOW_TEXT,
+    SIDE,
+    TEXT_THRESHOLD,
+    TextDetector,
+    canvas,
+    find_words,
+    load_craft,
+)
 from curation.full.torchvision_ops import make_importable
 
 Photos = list[NDArray[np.uint8]]
@@ -23,6 +33,20 @@ def test_lines_are_those_of_the_reader(craft_pth: Path, photos: Photos) -> None:
         assert (found[:, 8] > 0.7).all()
 
 
+@pytest.mark.parametrize("smooth", [1.5, 2, 4])
+def test_words_are_those_of_easyocr(smooth: float) -> None:
+    """Also at the edges, where words touch, and where a word is nearly square."""
+    make_importable()
+    from easyocr.craft_utils import getDetBoxes
+
+    noise = np.random.default_rng(0).random((2, 200, 150)).astype(np.float32)
+    chance, link = (cv2.normalize(cv2.GaussianBlur(n, (0, 0), smooth), None, 0, 1, cv2.NORM_MINMAX) for n in noise)
+    wanted, _, _ = getDetBoxes(chance, link, TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT)
+    found = find_words(chance, link)
+    assert len(found) == len(wanted) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_bf16_maps_stay_near(craft_pth: Path, photos: Photos) -> None:
     pictures = [canvas(photos[3])[0]]
     exact = TextDetector(craft_pth, precision="fp32")._runner(pictures)[0][0]
@@ -33,7 +57,6 @@ def test_bf16_maps_stay_near(craft_pth: Path, photos: Photos) -> None:
 
 def test_the_canvas_is_easyocrs() -> None:
     make_importable()
-    import cv2
     from easyocr.imgproc import resize_aspect_ratio
 
     image = np.random.default_rng(0).integers(0, 256, (1001, 777, 3), np.uint8)
