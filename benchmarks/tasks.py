@@ -76,12 +76,12 @@ ON_A_CPU = {
 ON_A_GPU = {
     ("practice", "pose"): Run(500, 32, "256x192", lr=1e-3, augment=False, workers=1),
     ("practice", "parts"): Run(1200, 32, "256x192", lr=1e-3, augment=False, workers=1),
-    ("practice", "depth"): Run(2500, 64, "256x192", lr=1e-3, augment=False, workers=4),
+    ("practice", "depth"): Run(2000, 64, "256x192", lr=1e-3, augment=False, workers=4),
     ("practice", "normals"): Run(500, 32, "256x192", lr=1e-3, augment=False, workers=1),
-    ("real", "pose"): Run(1000, 32, "256x192", lr=1e-3, workers=1),
+    ("real", "pose"): Run(800, 32, "256x192", lr=1e-3, workers=1),
     ("real", "parts"): Run(1500, 32, "256x192", lr=1e-3, augment=False, workers=2),
-    ("real", "depth"): Run(300, 8, "192x256", FOLDS),
-    ("real", "normals"): Run(300, 8, "192x256", FOLDS),
+    ("real", "depth"): Run(600, 8, "192x256", FOLDS),
+    ("real", "normals"): Run(600, 8, "192x256", FOLDS),
 }
 RUNS = ON_A_GPU if torch.cuda.is_available() else ON_A_CPU
 STARTS = ("pretrained", "random")
