@@ -82,6 +82,16 @@ def test_a_released_pretrained_file_loads_and_computes_alike(tmp_path):
     assert encoder(torch.zeros(1, 256, 256, 3, dtype=torch.uint8)).shape == (1, 257, 256)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_file_of_half_the_size_trains_as_float32(tmp_path, stored):
+    state = {name: tensor.to(stored) for name, tensor in official_encoder("tiny").items()}
+    save_file(state, tmp_path / "half.safetensors")
+    encoder = load_encoder(tmp_path / "half.safetensors", stored_grid=(16, 16))
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert torch.equal(encoder.blocks[0].attn.qkv.weight, state["layers.0.attn.qkv.weight"].float())
+    assert encoder(torch.zeros(1, 256, 256, 3, dtype=torch.uint8)).isfinite().all()
+
+
 @pytest.mark.parametrize("task", HEADS)
 def test_a_task_file_loads_with_the_padding_it_was_trained_with(tmp_path, task):
     head, padding = HEADS[task]

@@ -65,13 +65,14 @@ class Weights:
 
 
 def read_weights(path: str | Path, grid: Grid | None = None, patch_padding: int | None = None) -> Weights:
-    """Read a released .pth, a .safetensors file, or a checkpoint or run folder of ours.
+    """Read a released .pth, a .safetensors file, or a checkpoint or run folder of ours; as float32, whatever is stored.
 
     grid: rows and columns of the stored position table, needed only where neither the file nor its token
     count says.
     patch_padding: 0 or 2, needed only for a head that was not released (see `released_padding`).
     """
-    tensors, facts = _read_any(Path(path))
+    stored, facts = _read_any(Path(path))
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
     encoder, decoder, head = _sort_by_part(tensors)
     if "patch_embed.proj.weight" not in encoder or "pos_embed" not in encoder:
         raise UsageError(
