@@ -16,7 +16,7 @@ from curation.errors import UsageError
 from curation.layout import manifest_file, scores_file
 from curation.plan import Plan
 from curation.recipe import Recipe
-from manifests.account import Counts, count
+from manifests.account import Counts, count, numbered
 from manifests.schema import manifest_schema
 from manifests.store import Store, content_hash
 from shards.writer import sample_key
@@ -66,7 +66,8 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
     parts = list(in_order(read, plan.units))
     if unasked := sum(int(judged.unasked.sum()) for judged, *_ in parts):
         raise UsageError(
-            f"{unasked} images were asked only until a rule rejected them (lazy), and these rules no longer do: "
+            f"{numbered(unasked, 'image was', 'images were')} asked only until a rule said no (lazy), which these rules "
+            f"no longer do: "
             f"ask what is missing with `sapiens-curate score {store.root}` and the same recipe, then decide"
         )
     failed = np.concatenate([judged.failed for judged, *_ in parts])

@@ -17,6 +17,6 @@ def funnel_text(store: Store) -> str:
     lines.append(line("readable", counts.decoded, f"{counts.failed:,}"))
     lines += [line(rule.name, rule.left, f"{rule.fails:,}", f"{rule.fails_alone:,}") for rule in counts.rules]
     if counts.unasked:
-        lines.append(f"  {counts.unasked:,} asked no more once a rule had rejected them (lazy)")
+        lines.append(f"  {counts.unasked:,} asked no more once a rule had said no (lazy)")
     lines += [f"  {failure.count:,} {failure.status.replace('_', ' ')}: {failure.kind}" for failure in counts.failures]
     return "\n".join(lines)

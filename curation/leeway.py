@@ -75,7 +75,7 @@ def leeway_text(store: Store) -> str:
     if found is None or found.alone <= found.kept[0, 0] or found.kept.size == 1:
         return ""
     lines = [
-        f"{found.alone:,} rejected for their people alone; other limits would keep, duplicates aside:",
+        f"{found.alone:,} rejected for people alone; other limits would keep, duplicates aside:",
         "  short side > " + "".join(f"{side:>9g}" for side in found.sides) + " px",
     ]
     for score, row in zip(found.scores, found.kept.tolist(), strict=True):

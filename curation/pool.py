@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import dask
 from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
+from rich.console import Console
 
 from curation.errors import UsageError
 
@@ -118,6 +119,26 @@ def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator
             Client(cluster) as client,
         ):
             yield DaskPool(client)
+
+
+def survived(
+    pool: Pool,
+    work: Callable[[Job], Result],
+    carefully: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    console: Console,
+) -> Iterator[Outcome[Job, Result]]:
+    """Outcomes of all jobs on the workers; those of which one dies are done last, with care and from here: the dead
+    worker's successor may not be there yet, or go the same way."""
+    died: list[Job] = []
+    for outcome in pool.map(work, jobs):
+        if isinstance(outcome.error, WorkerDied):
+            died.append(outcome.job)
+        else:
+            yield outcome
+    if died:
+        console.print(f"a worker died; what it worked on ({len(died)}) is gone through again image by image")
+    yield from InlinePool().map(carefully, died)
 
 
 def _connect(scheduler: str) -> Client:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manifests.account import Counts
+from manifests.account import Counts, numbered
 
 EVERY_S = 5.0
 
@@ -33,7 +33,8 @@ class Meter:
             self.said = time.monotonic()
             left = (self.total - self.done) / self.rate if self.rate else 0
             self.console.print(
-                f"{self.stage}: {self.done}/{self.total} images, {self.rate:.1f}/s, {_clock(left)} left{self._counts()}"
+                f"{self.stage}: {self.done}/{numbered(self.total, 'image')}, {self.rate:.1f}/s, "
+                f"{_clock(left)} left{self._counts()}"
             )
 
     @property

@@ -4,10 +4,9 @@ What a stage finds done it takes by its sha256 where that is a table. Tars are t
 them takes as long as reading the whole set: `verify`, with which a run ends, does that.
 """
 
-import glob
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,16 +24,14 @@ from curation.lock import locked
 from curation.orphans import keep_orphans
 from curation.pack import ShardJob, pack_shard
 from curation.plan import PLAN_FILE, Plan, make_plan, read_plan
-from curation.pool import InlinePool, Job, Pool, Result, WorkerDied, open_pool
-from curation.pool import Outcome as JobOutcome
+from curation.pool import Pool, open_pool, survived
 from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
 from curation.report.page import write_report
 from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
-from curation.sources.entry import suffix
-from curation.sources.table import TABLE_SUFFIXES
+from curation.sources.absent import need_source
 from manifests.account import Counts, numbered
 from manifests.store import Store, content_hash
 from shards.writer import SHARDS
@@ -161,14 +158,14 @@ class Stages:
         ]
         inputs = sum(_inputs(job) for job in jobs)
         if jobs:
-            _need_source(record)
+            need_source(record.source)
             lazily = ", lazily" if record.recipe.lazy else ""
             self.console.print(
                 f"scoring with profile {record.recipe.profile!r}{lazily}: {', '.join(record.recipe.scorers)}"
             )
             pool = self._pool
             with meter("score", inputs, self.console) as shown:
-                for outcome in self._through(pool, score_unit, score_carefully, jobs):
+                for outcome in survived(pool, score_unit, score_carefully, jobs, self.console):
                     shown.add(_inputs(outcome.job), outcome.result())
             record.time("score", shown.seconds, inputs)
         record.models |= models
@@ -218,7 +215,7 @@ class Stages:
             )
         if self._is_packed(record, record.decided):
             return
-        _need_source(record)
+        need_source(record.source)
         if record.packed or not self._manifest_is_sound(record):  # it holds places, or after a crash some of them
             self.decide(record)
         self.store.sweep("shards")
@@ -261,25 +258,10 @@ class Stages:
         """The stats of every unit; None for one to be scored."""
         return list(in_order(lambda unit: sound_unit_stats(self.store, unit, plan), plan.units))
 
-    def _through(
-        self, pool: Pool, work: Callable[[Job], Result], carefully: Callable[[Job], Result], jobs: list[Job]
-    ) -> Iterator[JobOutcome[Job, Result]]:
-        """Outcomes of all jobs on the workers; those of which one dies are done last, with care and from here: the dead
-        worker's successor may not be there yet, or go the same way."""
-        died: list[Job] = []
-        for outcome in pool.map(work, jobs):
-            if isinstance(outcome.error, WorkerDied):
-                died.append(outcome.job)
-            else:
-                yield outcome
-        if died:
-            self.console.print(f"a worker died; what it worked on ({len(died)}) is gone through again image by image")
-        yield from InlinePool().map(carefully, died)
-
     def _pack(self, pool: Pool, jobs: list[ShardJob], shown: Meter) -> int:
         """Write shards; the number of images that could not be read again."""
         lost = 0
-        for outcome in self._through(pool, pack_shard, pack_carefully, jobs):
+        for outcome in survived(pool, pack_shard, pack_carefully, jobs, self.console):
             packed = outcome.result()
             shown.add(packed.packed + packed.failed)
             lost += packed.failed
@@ -377,17 +359,6 @@ def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
 
 def _inputs(job: UnitJob) -> int:
     return job.plan.starts[job.unit + 1] - job.plan.starts[job.unit]
-
-
-def _need_source(record: Record) -> None:
-    """UsageError where the photos of a run are gone, as on a disk that is not mounted: all of them would fail, and
-    shards that hold them be made anew without them. Of a table, a pattern or a URL this is not known.
-    """
-    source = record.source
-    if "://" in source or glob.has_magic(source) or "{" in source or suffix(source) in TABLE_SUFFIXES:
-        return
-    if not os.path.exists(source) or (os.path.isdir(source) and not os.listdir(source)):
-        raise UsageError(f"{source} is not there or empty, and its photos are to be read; put it back")
 
 
 def _absolute(source: str) -> str:

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from manifests.schema import VERDICTS
 
 
-def numbered(number: int, thing: str, things: str = "") -> str:
-    """`1 photo`, `2 photos`, `3 people` of person and people."""
-    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+def numbered(number: int, thing: str, things: str = "", form: str = "") -> str:
+    """`1 photo`, `2 photos`, `3 people` of person and people; `form` "," makes it `3,000 people`."""
+    return f"{number:{form}} {thing if number == 1 else things or f'{thing}s'}"
 
 
 @dataclass(frozen=True)

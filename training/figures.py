@@ -122,6 +122,11 @@ def _photos(sources: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
             raise UsageError(
                 f"{source} itself holds no photos and no shards; give photo files, folders of them, or shards"
             )
+        elif not _may_be_shards(source):
+            what = "is no photo and no .tar" if path.exists() else "does not exist"
+            raise UsageError(
+                f"{source} {what}; give photo files ({', '.join(_IMAGE_FILES)}), folders of them, or shards"
+            )
         else:
             shards = open_shards(sources)
             found = [(number, row) for number, count in enumerate(shards.counts) for row in range(count)]
@@ -138,6 +143,15 @@ def _photos(sources: Sequence[str], limit: int) -> Iterator[tuple[str, bytes]]:
         elif shards is not None and isinstance(item, tuple):
             number, row = item
             yield f"{shards.shards[number].url} row {row}", shards.read(number, row)
+
+
+def _may_be_shards(source: str) -> bool:
+    """Whether a folder, tars (which their own errors explain), a pattern or a URL is meant."""
+    return (
+        ".tar" in source
+        or any(mark in source for mark in ("{", "*", "?", "[", "://"))
+        or Path(source).expanduser().is_dir()
+    )
 
 
 def _square(name: str, data: bytes, size: tuple[int, int]) -> np.ndarray:

@@ -9,6 +9,7 @@ from curation.report.columns import BEST_PERSON, KNOWN, LONG_SIDE, SHORT_SIDE
 from curation.report.pictures import Located, Row, data_uri, locate, read_picture, thumbnail
 from curation.report.tally import COMPARISONS
 from curation.report.thresholds import Line, lines
+from manifests.account import numbered
 from manifests.store import Store
 
 READERS = 4
@@ -70,7 +71,7 @@ class Card:
         """How many persons score high enough to count."""
         if self.persons is None:
             return "people not counted"
-        return {0: "no person", 1: "1 person"}.get(self.persons, f"{self.persons} persons")
+        return numbered(self.persons, "person") if self.persons else "no person"
 
 
 def cards(store: Store, recipe: Recipe, numbers: Iterable[int]) -> dict[int, Card]:

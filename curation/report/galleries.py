@@ -11,6 +11,7 @@ from curation.recipe import Recipe
 from curation.report.cards import Card, cards
 from curation.report.tally import Border, RuleCount, Tally
 from curation.report.thresholds import Line, lines
+from manifests.account import numbered
 from manifests.scan import numbers_where, rows_at
 from manifests.store import Store
 
@@ -55,7 +56,7 @@ class Pair:
             return "same bytes"
         if self.repeat.phash is None or self.original.phash is None:
             return "left out"
-        return f"{(self.repeat.phash ^ self.original.phash).bit_count()} bits differ"
+        return numbered((self.repeat.phash ^ self.original.phash).bit_count(), "bit differs", "bits differ")
 
 
 @dataclass(frozen=True)

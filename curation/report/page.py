@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from curation.report.figures import histogram_figure, inline_svg, people_figure
 from curation.report.galleries import Edge, Galleries, galleries
 from curation.report.histogram import Histogram
 from curation.report.tally import Failure, Tally, tally
+from manifests.account import numbered
 from manifests.people import HUMANS_300M, LABELS, people_per_image
 from manifests.scan import rows_at
 from manifests.store import Store
@@ -75,7 +77,12 @@ def render(store: Store) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "duration": _duration}
+    environment.filters |= {
+        "count": _count,
+        "numbered": partial(numbered, form=","),
+        "percent": _percent,
+        "duration": _duration,
+    }
     return environment.get_template("page.html").render(
         run=record,
         versions=store.read_json(RUN_FILE)["versions"],

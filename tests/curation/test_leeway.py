@@ -37,7 +37,7 @@ def test_only_images_that_fail_nothing_else_are_counted(out: Path) -> None:
 
 def test_the_table_names_a_command_that_can_be_pasted(out: Path) -> None:
     said = leeway_text(Store(out))
-    assert said.startswith("4 rejected for their people alone")
+    assert said.startswith("4 rejected for people alone")
     assert "score > 0.5            2        2        4        4" in said
     assert f"decide '{out}' --set people.min_score=0.5 --set people.min_short_side=150 && " in said
     assert said.endswith(f" && sapiens-curate pack '{out}' && sapiens-curate report '{out}'")

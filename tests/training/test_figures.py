@@ -63,6 +63,11 @@ def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):
         reconstruct(tmp_path / "run", [str(tmp_path / "empty")], tmp_path / "out")
     with pytest.raises(UsageError, match="cannot be read"):
         reconstruct(tmp_path / "run", [str(tmp_path / "none.jpg")], tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no picture")
+    for source, what in (("absent", "does not exist"), ("notes.txt", "is no photo and no .tar")):
+        said = rf"{source} {what}; give photo files \(\.jpg, .*\), folders of them, or shards$"
+        with pytest.raises(UsageError, match=said):
+            reconstruct(tmp_path / "run", [str(tmp_path / source)], tmp_path / "out")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"bad\.jpg: not an image.*leave it out"):
         reconstruct(tmp_path / "run", [str(tmp_path / "bad.jpg")], tmp_path / "out")

@@ -13,7 +13,7 @@ from curation.errors import UsageError
 from curation.report.page import write_report
 from curation.report.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, thumbnail
 from manifests.store import Store
-from tests.curation.made_run import HOSTILE, row, write_run
+from tests.curation.made_run import HOSTILE, failed_row, row, write_run
 
 
 class Page(HTMLParser):
@@ -140,6 +140,19 @@ def test_kept_pictures_come_from_their_shard(made_run: Path, tmp_path: Path, htm
 def test_an_unfinished_run_is_called_so(tmp_path: Path) -> None:
     write_run(tmp_path, [row("/gone.jpg")], files=1, inputs=3)
     assert "The plan lists 3 inputs, the manifest accounts for 1." in Page(write_report(tmp_path).read_text()).text
+
+
+def test_one_is_not_many(tmp_path: Path) -> None:
+    lazily = {"verdict": "rejected", "reasons": ["watermark"], "not_asked": ["people"]}
+    unasked = row("/gone.jpg", person_boxes=None, num_persons=None, pwatermark=0.9, partistic=None, **lazily)
+    write_run(tmp_path / "one", [unasked, failed_row("/lost.jpg", "failed_to_read", "Lost: it")], files=1)
+    text = Page(write_report(tmp_path / "one").read_text()).text
+    for said in ("1 image was asked no more", "1 readable image has none.", "1 input has no verdict"):
+        assert said in text
+    write_run(tmp_path / "first", [row("/gone.jpg")], files=1)
+    text = Page(write_report(tmp_path / "first").read_text()).text
+    assert "1 of 1 image kept" in text
+    assert not re.search(r"\b1 (?:\w+ )?(?:images|inputs|persons|bits) ", text)
 
 
 def test_a_run_of_failures_or_of_nothing_has_a_page(tmp_path: Path) -> None:

@@ -177,6 +177,18 @@ def test_the_view_of_a_label_decodes_to_the_label() -> None:
     np.testing.assert_allclose(a * found + b, metres[60:140, 40:120], atol=0.02)
 
 
+def test_outputs_below_0_are_all_the_nearest() -> None:
+    """What the loss cannot tell apart is one answer, so that no alignment takes it for relief."""
+    view = look((80, 100), 250, (512, 384), 0)
+    output = np.linspace(-1, 1, 128 * 96, dtype=np.float32).reshape(1, 128, 96)
+    region = (40, 60, 120, 140)
+    found = depth.decode(output, view, region)
+    assert found.min() == 0
+    above = depth.decode(np.maximum(output, 0), view, region)
+    np.testing.assert_array_equal(found, above)
+    assert (depth.decode(-np.ones_like(output), view, region) == 0).all()
+
+
 def test_beyond_the_view_there_is_no_depth() -> None:
     view = look((50, 50), 30, SIZE, 45)
     found = depth.decode(np.ones((1, 64, 48), np.float32), view, (0, 0, 100, 100))
