@@ -145,7 +145,8 @@ def test_an_unfinished_run_is_called_so(tmp_path: Path) -> None:
 def test_one_is_not_many(tmp_path: Path) -> None:
     lazily = {"verdict": "rejected", "reasons": ["watermark"], "not_asked": ["people"]}
     unasked = row("/gone.jpg", person_boxes=None, num_persons=None, pwatermark=0.9, partistic=None, **lazily)
-    write_run(tmp_path / "one", [unasked, failed_row("/lost.jpg", "failed_to_read", "Lost: it")], files=1)
+    lost = failed_row("/lost.jpg", "failed_to_read", "Lost: it")
+    write_run(tmp_path / "one", [row("/kept.jpg"), unasked, lost], files=1)
     text = Page(write_report(tmp_path / "one").read_text()).text
     for said in ("1 image was asked no more", "1 readable image has none.", "1 input has no verdict"):
         assert said in text
