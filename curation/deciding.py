@@ -66,9 +66,8 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
     parts = list(in_order(read, plan.units))
     if unasked := sum(int(judged.unasked.sum()) for judged, *_ in parts):
         raise UsageError(
-            f"{numbered(unasked, 'image was', 'images were')} asked only until a rule said no (lazy), and these rules no "
-            "longer do: "
-            f"ask what is missing with `sapiens-curate score {store.root}` and the same recipe, then decide"
+            f"{numbered(unasked, 'image was', 'images were')} asked only until a rule said no (lazy), and these rules "
+            f"do not: ask what is missing with `sapiens-curate score {store.root}` and the same recipe, then decide"
         )
     failed = np.concatenate([judged.failed for judged, *_ in parts])
     passes = np.concatenate([judged.passes for judged, *_ in parts])
