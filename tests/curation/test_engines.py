@@ -1,6 +1,8 @@
 """The engine seam against eager torch, on a small network and on the wheels' files."""
 
 import os
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -138,6 +140,25 @@ def test_one_trace_serves_all_sizes_and_batches(dtype: torch.dtype, tolerance: f
         with torch.autocast("cpu", dtype, dtype is torch.bfloat16):
             wanted = net(x)
         torch.testing.assert_close(run(x), wanted, atol=tolerance, rtol=0)
+
+
+def test_threads_that_trace_at_once_leave_the_process_as_it_was() -> None:
+    """Python's filters of warnings, and in torch no network that would stay in memory."""
+
+    class Slow(Small):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            time.sleep(0.3)
+            return super().forward(x)
+
+    def trace(number: int) -> None:
+        time.sleep(0.1 * number)  # the first to begin is the first to end
+        traced_if_possible(Slow().eval(), torch.zeros(2, 3, 32, 48), torch.float32)
+
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(trace, range(2)))
+    assert warnings.filters == filters
+    assert torch.jit._trace._trace_module_map is None
 
 
 def test_memory_that_ends_within_a_trace_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
