@@ -8,6 +8,7 @@ for them.
 
 import importlib.util
 import logging
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -21,12 +22,18 @@ SCHEMAS = {
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 _declared: list[torch.library.Library] = []  # a library's operators live as long as the object does
+_declaring = threading.Lock()
 
 
-@cache
 def make_importable() -> bool:
     """Call before importing torchvision or what imports it. True where its own operators load, False where `nms` is
     replaced by the one below and the others are absent; that is logged once."""
+    with _declaring:  # torch refuses a second declaration, and a worker's threads come at once
+        return _made_importable()
+
+
+@cache
+def _made_importable() -> bool:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("torchvision is not installed; pip install 'sapiens-curation[full]'")

@@ -1,7 +1,14 @@
 """torchvision can be imported whatever torch it was built for."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pytest
 import torch
 
+from curation.full import torchvision_ops
 from curation.full.torchvision_ops import make_importable, nms
 
 
@@ -12,6 +19,21 @@ def test_torchvision_and_what_needs_it_can_be_imported() -> None:
 
     boxes = torch.tensor([[0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30.0]])
     assert torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9, 0.3]), 0.5).tolist() == [1, 2]
+
+
+def test_threads_that_come_at_once_prepare_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Path] = []
+
+    def loads(package: Path) -> bool:
+        tries.append(package)
+        time.sleep(0.1)
+        return True
+
+    monkeypatch.setattr(torchvision_ops, "_loads", loads)
+    monkeypatch.setattr(torchvision_ops, "_made_importable", cache(torchvision_ops._made_importable.__wrapped__))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: make_importable(), range(3))) == [True] * 3
+    assert len(tries) == 1
 
 
 def test_nms_by_hand() -> None:
