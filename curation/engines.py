@@ -233,16 +233,6 @@ def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dt
         with lowered():
             return module(x)
 
-    try:
-        with _tracing, warnings.catch_warnings(), torch.no_grad(), lowered(cached=False):
-            warnings.simplefilter("ignore")  # of sizes that are constants in the trace: those of fixed layers
-            traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
-    except Exception as error:
-        logging.getLogger("curation").warning(
-            "%s cannot be traced (%s): it runs in eager torch", type(module).__name__, type(error).__name__
-        )
-        return as_it_is
-
     def run(x: torch.Tensor) -> Any:
         try:
             with torch.jit.optimized_execution(False):  # or the first calls of every size compile kernels
@@ -252,6 +242,17 @@ def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dt
                 raise torch.OutOfMemoryError(str(error)) from None
             raise
 
+    try:
+        with _tracing, warnings.catch_warnings(), torch.no_grad(), lowered(cached=False):
+            warnings.simplefilter("ignore")  # of sizes that are constants in the trace: those of fixed layers
+            traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+        with torch.no_grad():
+            run(example[:1])  # fails where the batch's size is a constant as well
+    except Exception as error:
+        logging.getLogger("curation").warning(
+            "%s cannot be traced (%s): it runs in eager torch", type(module).__name__, type(error).__name__
+        )
+        return as_it_is
     return run
 
 

@@ -163,11 +163,22 @@ def test_threads_that_trace_at_once_leave_the_process_as_it_was() -> None:
 
 def test_memory_that_ends_within_a_trace_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(x: torch.Tensor) -> None:
-        raise RuntimeError("The following operation failed in the TorchScript interpreter. … CUDA out of memory. …")
+        if len(x) > 1:
+            raise RuntimeError("The following operation failed in the TorchScript interpreter. … CUDA out of memory. …")
 
     monkeypatch.setattr(torch.jit, "freeze", lambda traced: full)
     with pytest.raises(torch.OutOfMemoryError):
         traced_if_possible(Small().eval(), torch.zeros(2, 3, 32, 48), torch.float32)(torch.zeros(2, 3, 32, 48))
+
+
+def test_what_a_trace_would_bind_to_one_size_of_batch_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Bound(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)).view(len(x), -1)
+
+    run, x = traced_if_possible(Bound().eval(), torch.zeros(2, 3, 32, 48), torch.float32), torch.rand(3, 3, 32, 48)
+    assert torch.equal(run(x), x.mean((2, 3)))
+    assert "Bound cannot be traced" in caplog.text
 
 
 def test_what_cannot_be_traced_runs_as_it_is_and_says_so_once(
