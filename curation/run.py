@@ -28,7 +28,6 @@ from curation.pool import Pool, open_pool, survived
 from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
-from curation.report.page import write_report
 from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
 from curation.sources.absent import need_source
@@ -81,6 +80,8 @@ def curate(
 
     Raises UsageError for what the caller can mend, Stopped where the same call continues later.
     """
+    from curation.report.page import write_report  # draws with matplotlib, which takes seconds to import
+
     console = console or Console(quiet=True)
     wanted = load_recipe(recipe) if isinstance(recipe, str) else recipe
     store = Store(out)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from curation.batch import Batch
-from curation.builtin import ANSWERS, Builtin
 from curation.recipe import Recipe
 from curation.scorers.concepts import Concepts
 from curation.scorers.embedding import Embedding
@@ -42,20 +41,24 @@ Makers = dict[str, Callable[[], Scorer]]
 
 
 def make_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
-    """The recipe's scorers, in the order they are asked; networks load when first used. Raises UsageError where the
-    profile `full` finds no weights."""
-    makers = _builtin(recipe, threads)
+    """The recipe's scorers, in the order they are asked; networks load when first used, and what runs them is imported
+    where the recipe asks one. Raises UsageError where the profile `full` finds no weights."""
+    makers: Makers = {"fingerprint": Fingerprint, "quality": Quality}
+    asked = frozenset(recipe.scorers) - makers.keys()
+    if built_in := asked if recipe.profile == "builtin" else asked & {"safety"}:
+        makers |= _builtin(recipe, threads, built_in)
     if recipe.profile == "full":
         makers |= _full(recipe, threads)
     return [makers[name]() for name in recipe.scorers]
 
 
-def _builtin(recipe: Recipe, threads: int) -> Makers:
-    networks = Networks(Builtin(threads), _needs(recipe))
+def _builtin(recipe: Recipe, threads: int, needs: frozenset[str]) -> Makers:
+    """The scorers that the built-in networks answer, where these are needed."""
+    from curation.builtin import Builtin  # and with it torch, which takes seconds
+
+    networks = Networks(Builtin(threads), needs)
     people = networks.builtin.identities["people"] if "people" in recipe.scorers else NOBODY
     return {
-        "fingerprint": Fingerprint,
-        "quality": Quality,
         "people": lambda: BuiltinPeople(networks),
         "text": lambda: BuiltinText(networks, people),
         "watermark": lambda: BuiltinWatermark(networks),
@@ -80,9 +83,3 @@ def _full(recipe: Recipe, threads: int) -> Makers:
         "embedding": lambda: Embedding(networks),
         "concepts": lambda: Concepts({name: networks.question(name) for name in recipe.own_concepts}),
     }
-
-
-def _needs(recipe: Recipe) -> frozenset[str]:
-    """The questions whose built-in networks run."""
-    answered = frozenset(recipe.scorers) & set(ANSWERS)
-    return answered if recipe.profile == "builtin" else answered & {"safety"}

@@ -1,9 +1,14 @@
 """The built-in networks as the scorers share them: each backbone runs once per batch, whoever asks first."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from curation.batch import Batch
-from curation.builtin import Builtin, Features
+
+if TYPE_CHECKING:
+    from curation.builtin import Builtin, Features
 
 
 @dataclass(frozen=True)
