@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from curation.demo import make_photos
-from curation.recipe import Recipe, from_dict
+from curation.recipe import Recipe, from_dict, load_recipe
+from curation.run import Workplace, curate
 from tests.curation.made_run import sample_run
 
 
@@ -33,3 +34,17 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of `sapiens-curate demo`, good ones and those made bad; to be read only."""
     return make_photos(tmp_path_factory.mktemp("demo") / "photos")
+
+
+@pytest.fixture(scope="session")
+def demo_recipe() -> Recipe:
+    """That of `sapiens-curate demo`."""
+    return load_recipe("humans300m", ["duplicates=near", "people.min_short_side=150", "people.min_score=0.4"])
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory, demo_photos: Path, demo_recipe: Recipe) -> Path:
+    """`demo_photos` curated with the built-in networks; to be read only."""
+    out = tmp_path_factory.mktemp("demo-run") / "out"
+    curate(str(demo_photos), str(out), demo_recipe, place=Workplace(0))
+    return out

@@ -17,7 +17,7 @@ from torch import nn
 from curation import score
 from curation.builtin import networks
 from curation.engines import Array, Engine, Pixels, Precision, eager
-from curation.recipe import load_recipe
+from curation.recipe import Recipe
 from curation.report.cards import numbers_of
 from curation.report.columns import BEST_PERSON
 from curation.report.thresholds import lines
@@ -25,7 +25,6 @@ from curation.run import Workplace, curate
 from manifests.scan import rows_at
 from manifests.store import Store
 
-SETTINGS = ["duplicates=near", "people.min_short_side=150", "people.min_score=0.4"]  # the demo's
 TOLERANCE = {"pwatermark": 0.03, "partistic": 0.05, "punnatural": 0.05, "text_area_outside": 0.02, BEST_PERSON: 0.03}
 
 
@@ -64,23 +63,21 @@ def exact_onnx(
     return Engine(run, "cpu", "fp32")
 
 
-def test_verdicts_of_the_demo(tmp_path: Path, demo_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe("humans300m", SETTINGS)
-    runs = []
-    for name in ("engines", "exact"):
-        if name == "exact":
-            monkeypatch.setattr(networks, "compile_once", exact_torch)
-            monkeypatch.setattr(networks, "compile_onnx", exact_onnx)
-        score._scorers.cache_clear()
-        counts = curate(str(demo_photos), str(tmp_path / name), recipe, place=Workplace(0))
-        runs.append(rows_at(Store(tmp_path / name), range(counts.inputs)))
+def test_verdicts_of_the_demo(
+    tmp_path: Path, demo_photos: Path, demo_recipe: Recipe, demo_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "compile_once", exact_torch)
+    monkeypatch.setattr(networks, "compile_onnx", exact_onnx)
     score._scorers.cache_clear()
+    counts = curate(str(demo_photos), str(tmp_path / "exact"), demo_recipe, place=Workplace(0))
+    score._scorers.cache_clear()
+    engines, reference = (rows_at(Store(out), range(counts.inputs)).values() for out in (demo_run, tmp_path / "exact"))
     scored = 0
-    for quick, exact in zip(runs[0].values(), runs[1].values(), strict=True):
+    for quick, exact in zip(engines, reference, strict=True):
         if exact["verdict"] == "failed":
             assert quick["verdict"] == "failed"
             continue
-        found, wanted = (numbers_of(row, lines(recipe)) for row in (quick, exact))
+        found, wanted = (numbers_of(row, lines(demo_recipe)) for row in (quick, exact))
         for column, tolerance in TOLERANCE.items():
             assert found.get(column, 0.0) == pytest.approx(wanted.get(column, 0.0), abs=tolerance), exact["uri"]
             scored += wanted.get(column, 0.0) > tolerance
