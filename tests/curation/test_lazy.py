@@ -1,6 +1,7 @@
 """A lazy run asks less, and says so; what it says is what a full run says."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pandas as pd
 import pytest
@@ -52,10 +53,16 @@ def full(photos: Path, recipe: Recipe) -> Path:
     return photos.parent / "full"
 
 
+@pytest.fixture(scope="module")
+def curated_lazily(photos: Path, recipe: Recipe) -> Path:
+    curate(str(photos), str(photos.parent / "lazy"), change(recipe, ["lazy=true"]), place=HERE)
+    return photos.parent / "lazy"
+
+
 @pytest.fixture
-def lazy(photos: Path, recipe: Recipe, tmp_path: Path) -> Path:
-    curate(str(photos), str(tmp_path / "lazy"), change(recipe, ["lazy=true"]), place=HERE)
-    return tmp_path / "lazy"
+def lazy(curated_lazily: Path, tmp_path: Path) -> Path:
+    """A copy that the test may change."""
+    return copytree(curated_lazily, tmp_path / "lazy")
 
 
 def read(out: Path) -> pd.DataFrame:
