@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,18 @@ COMMAND = str(Path(sys.executable).with_name("sapiens-curate"))
 
 
 def curate(*arguments: str | Path, code: int = 0) -> str:
+    """What the command prints in this process, which has imported everything already."""
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.setattr(sys, "argv", ["sapiens-curate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    assert (done.value.code or 0) == code, printed.getvalue()
+    return printed.getvalue()
+
+
+def installed(*arguments: str | Path, code: int = 0) -> str:
+    """What the installed command prints in a process of its own."""
     done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -35,7 +49,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, plain_recipe: Recipe) 
 def test_stages_one_by_one_and_what_each_says(tmp_path: Path, recipe_file: Path) -> None:
     source = write(tmp_path / "photos", {f"{i:02d}.jpg": jpeg(i) for i in range(24)} | BAD)
     out = tmp_path / "out"
-    assert "31 images" in curate("plan", source, out, "--recipe", recipe_file)
+    assert "31 images" in installed("plan", source, out, "--recipe", recipe_file)
     assert "next: sapiens-curate decide" in curate("score", out, "--workers", "0")
     assert "7 failed = 31 inputs" in curate("decide", out)
     assert "kept images are not packed" in curate("verify", out, code=1)
@@ -54,12 +68,12 @@ def test_stages_one_by_one_and_what_each_says(tmp_path: Path, recipe_file: Path)
 
 
 def test_usage_errors_are_one_sentence_and_exit_2(tmp_path: Path) -> None:
-    assert "nothing is at" in curate("run", tmp_path / "nowhere", tmp_path / "out", code=2)
+    assert "nothing is at" in installed("run", tmp_path / "nowhere", tmp_path / "out", code=2)
     assert "no recipe 'x'" in curate("run", tmp_path, tmp_path / "out", "--recipe", "x", code=2)
     assert "holds no" in curate("pack", tmp_path / "nowhere", code=2)
     assert "give a folder or another URL" in curate("verify", "gopher://a/b", code=2)
     assert "No such option" in curate("run", "--speed", code=2)
-    assert "Usage" in curate("--help")
+    assert "Usage" in installed("--help")
 
 
 @pytest.mark.parametrize("command", ["run", "decide", "pack", "score", "retry"])
@@ -107,7 +121,7 @@ def test_another_recipe_may_be_given_until_something_is_scored(tmp_path: Path, r
     source, out = write(tmp_path / "photos", {"a.jpg": jpeg(1)}), tmp_path / "out"
     missing = tmp_path / "detector.pt"
     full = ["--profile", "full", "--weights", f"people={missing}"]
-    assert str(missing) in curate("run", source, out, *full, "--workers", "0", code=2)
+    assert str(missing) in installed("run", source, out, *full, "--workers", "0", code=2)
     curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
     assert "another recipe" in curate("run", source, out, "--workers", "0", code=2)
 
@@ -137,7 +151,7 @@ def test_a_scheduler_that_is_not_there_is_told_in_one_sentence(tmp_path: Path, r
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, recipe_file: Path) -> None:
-    source = write(tmp_path / "photos", {f"{i:03d}.jpg": jpeg(i) for i in range(3000)})
+    source = write(tmp_path / "photos", {f"{i:03d}.jpg": jpeg(i) for i in range(1000)})
     command = [COMMAND, "run", str(source), str(tmp_path / "out"), "--recipe", str(recipe_file), "--workers", "1"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it, and a child inherits that
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
