@@ -91,7 +91,7 @@ def loss(output: Tensor, targets: dict[str, Tensor], labels: Any = None, floor: 
 
 
 def decode(output: np.ndarray, view: View, region: Region) -> np.ndarray:
-    """Relative depth, 0 or more, at the pixels of a region of the photo: (y1 - y0, x1 - x0) float32; NaN beyond it.
+    """Relative depth, 0 or more, in a region of the photo: (y1 - y0, x1 - x0) float32; NaN beyond the view.
 
     output: (1, h, w) float32. It has no unit, and its zero and scale are each person's own. Below 0 it means 0: the
     loss does not see how far below.
