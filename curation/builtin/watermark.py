@@ -39,11 +39,6 @@ def mark_cells(chance: Floats, maps: Sequence[Floats]) -> tuple[Floats, Floats]:
     return fine, coarse
 
 
-def spread(coarse: Floats, rows: int, columns: int) -> Floats:
-    """[C,h,w] of fours of cells → [C,rows,columns] of cells."""
-    return coarse.repeat(2, 1).repeat(2, 2)[:, :rows, :columns]
-
-
 @dataclass(frozen=True)
 class MarkHead:
     """Per cell: standardise, 1x1 to 64, 3x3 to 64, a logit; then a small network on the strongest and the mean.

@@ -29,7 +29,7 @@ from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.metrics import auc
 from curation.builtin.training.precision import has_bf16
 from curation.builtin.training.variants import UNKNOWN, Image, Variants
-from curation.builtin.watermark import CELL, COARSE, FINE, TOP_SHARES, MarkHead, mark_cells, spread
+from curation.builtin.watermark import CELL, COARSE, FINE, TOP_SHARES, MarkHead, mark_cells
 
 CHUNK, SEED, WIDTH, BATCH, RATE = 250, 2, 64, 24, 1e-3
 GRID = TEXT_SIZE // CELL
@@ -68,7 +68,8 @@ def cells_of(builtin: Builtin, image: Image) -> NDArray[np.float32]:
     (chance,), (maps,) = builtin.text_maps([image])
     rows, columns = inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
     fine, coarse = mark_cells(chance, maps)
-    return np.concatenate([fine[:, :rows, :columns], spread(coarse, rows, columns)])
+    shared = coarse.repeat(2, 1).repeat(2, 2)
+    return np.concatenate([fine[:, :rows, :columns], shared[:, :rows, :columns]])
 
 
 def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:
