@@ -68,8 +68,12 @@ def cells_of(builtin: Builtin, image: Image) -> NDArray[np.float32]:
     (chance,), (maps,) = builtin.text_maps([image])
     rows, columns = inside(image.shape[0], image.shape[1], TEXT_SIZE, CELL)
     fine, coarse = mark_cells(chance, maps)
-    shared = coarse.repeat(2, 1).repeat(2, 2)
-    return np.concatenate([fine[:, :rows, :columns], shared[:, :rows, :columns]])
+    return np.concatenate([fine[:, :rows, :columns], given_to_each(coarse, rows, columns)])
+
+
+def given_to_each(coarse: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Features [C,h,w] of fours of cells → [C,rows,columns] of cells."""
+    return coarse.repeat(2, 1).repeat(2, 2)[:, :rows, :columns]
 
 
 def where_marked(clean: Image, marked: Image) -> NDArray[np.int8]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from curation.builtin.training.train_watermark import CHANNELS, GRID, _Net, _to_numpy
-from curation.builtin.watermark import COARSE, FINE, mark_cells, spread
+from curation.builtin.training.train_watermark import CHANNELS, GRID, _Net, _to_numpy, given_to_each
+from curation.builtin.watermark import COARSE, FINE, mark_cells
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(20, 32), (32, 19)])
@@ -20,7 +20,7 @@ def test_numpy_and_torch_agree_and_padding_does_not_count(rows: int, columns: in
     head = _to_numpy(net, mean, scale)
     on = np.zeros((GRID, GRID), bool)
     on[:rows, :columns] = True
-    cells = np.concatenate([fine, spread(coarse, GRID, GRID)])
+    cells = np.concatenate([fine, given_to_each(coarse, GRID, GRID)])
     x = np.clip((cells - mean[:, None, None]) * scale[:, None, None], -8, 8)
     with torch.no_grad():
         _, logit = net(torch.from_numpy(x)[None], torch.from_numpy(on)[None])
@@ -38,7 +38,7 @@ def test_cells_line_up_across_strides() -> None:
         feature_map[:, 160 // stride, 320 // stride] = 1
     chance[160, 320] = 1
     fine, coarse = mark_cells(chance, maps)
-    cells = np.concatenate([fine, spread(coarse, GRID, GRID)])
+    cells = np.concatenate([fine, given_to_each(coarse, GRID, GRID)])
     assert cells.shape == (CHANNELS, GRID, GRID)
     assert (cells[:, 10, 20] > 0).all()
     assert (cells[:, :9] == 0).all()
