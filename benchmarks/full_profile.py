@@ -31,7 +31,7 @@ from curation.recipe import Recipe, from_dict
 from curation.run import Workplace, cores, curate
 
 CUDA = torch.cuda.is_available()
-SECONDS = 6.0 if CUDA else 12.0  # of a measurement; a GPU is lent by the minute
+SECONDS = 6.0 if CUDA else 12.0  # of a measurement; GPUs are paid by the minute
 PORTION = 16
 
 
