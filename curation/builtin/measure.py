@@ -1,6 +1,6 @@
-"""Measure the built-in networks on held-out pictures: python -m curation.builtin.measure DATA [--write docs/models.md]
+"""Measure the built-in networks on held-out pictures: python -m curation.builtin.measure DATA [--write PAGE]
 
-Prints the tables of the model card; with --write they replace what stands between the card's two `tables` comments.
+Prints tables; with --write they replace what stands between the two `tables` comments of docs/measured/models.md.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def share(hits: int, n: int) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with dev/ and people_teacher.parquet")
-    parser.add_argument("--write", type=Path, help="model card to update")
+    parser.add_argument("--write", type=Path, help="page to update")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""Measure whole runs on held-out pictures: python -m curation.builtin.measure_run DATA [--write docs/models.md]
+"""Measure whole runs on held-out pictures: python -m curation.builtin.measure_run DATA [--write PAGE]
 
 Curates every tar of DATA/dev with the recipe humans300m as `sapiens-curate run` does, then compares what it keeps with
 the labels: as shipped, and with people.min_score and people.min_short_side changed. With --write the tables replace
-what stands between the card's two `run` comments.
+what stands between the two `run` comments of docs/measured/models.md.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _larger(boxes: Boxes, side: int) -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with dev/ and people_teacher.parquet")
-    parser.add_argument("--write", type=Path, help="model card to update")
+    parser.add_argument("--write", type=Path, help="page to update")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     return parser.parse_args()
 
