@@ -50,3 +50,5 @@ def locked(store: Store) -> Iterator[None]:
                     for folder in made:
                         folder.rmdir()
             raise
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too

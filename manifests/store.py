@@ -177,7 +177,10 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file, waiting for whoever has it; the system frees it when the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too
 
 
 def content_hash(value: Any) -> str:
