@@ -6,6 +6,7 @@ the task's decoder: normalisation is inside. Every file is read back and run bef
 
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -127,6 +128,7 @@ def facts(loaded: LoadedTask) -> dict[str, str]:
 
 def open_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Run an ONNX file with OpenVINO on the CPU, in float32."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # else it tells Google of its import
     import openvino as ov
 
     compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
