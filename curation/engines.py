@@ -238,7 +238,7 @@ def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dt
             with torch.jit.optimized_execution(False):  # or the first calls of every size compile kernels
                 return traced(x)
         except RuntimeError as error:
-            if "out of memory" in str(error):  # TorchScript keeps of an exception the text alone
+            if _is_of_memory(error):
                 raise torch.OutOfMemoryError(str(error)) from None
             raise
 
@@ -249,11 +249,23 @@ def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dt
         with torch.no_grad():
             run(example[:1])  # fails where the batch's size is a constant as well
     except Exception as error:
-        logging.getLogger("curation").warning(
-            "%s cannot be traced (%s): it runs in eager torch", type(module).__name__, type(error).__name__
-        )
+        name, log = type(module).__name__, logging.getLogger("curation")
+        if _is_of_memory(error):
+            log.warning(
+                "the memory of %s was full when %s was traced: it runs in eager torch, slower; free memory or give "
+                "fewer --workers, and run it again",
+                example.device,
+                name,
+            )
+        else:
+            log.warning("%s cannot be traced (%s): it runs in eager torch", name, type(error).__name__)
         return as_it_is
     return run
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether a device's memory was full; TorchScript keeps of an exception the text alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def halved_on_oom(call: Callable[[Array], tuple[Array, ...]]) -> Callable[[Array], tuple[Array, ...]]:

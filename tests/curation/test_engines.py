@@ -1,6 +1,8 @@
 """The engine seam against eager torch, on a small network and on the wheels' files."""
 
 import os
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -197,6 +199,21 @@ def test_what_cannot_be_traced_runs_as_it_is_and_says_so_once(
     ]
 
 
+def test_memory_that_ends_while_a_network_is_traced_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch.jit, "trace", full)
+    net, x = Small().eval(), torch.rand(2, 3, 32, 48)
+    assert torch.equal(traced_if_possible(net, x, torch.float32)(x)[0], net(x)[0])
+    assert [record.message for record in caplog.records] == [
+        "the memory of cpu was full when Small was traced: it runs in eager torch, slower; free memory or give fewer "
+        "--workers, and run it again"
+    ]
+
+
 def test_threads_may_share_an_engine() -> None:
     engine, batch = compile_torch(Small(), (32, 48), Pixels(), threads=2), pictures(12)
     wanted = engine(batch)[0]
@@ -214,3 +231,10 @@ def test_identity_follows_bytes_and_version(tmp_path: Path) -> None:
     assert weights_identity("people", file, version=2) != first
     file.write_bytes(b"two")
     assert weights_identity("people", file) != first
+
+
+def test_openvino_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """Its telemetry counts uses in ~/intel before it sends them."""
+    script = "import torch; from curation.engines import compile_torch; compile_torch(torch.nn.Conv2d(3, 4, 3), (8, 8))"
+    subprocess.run([sys.executable, "-c", script], env=os.environ | {"HOME": str(tmp_path), "CI": ""}, check=True)
+    assert not (tmp_path / "intel").exists()
