@@ -27,11 +27,19 @@ def imagined(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     if rng.random() < 0.6:
         horizon = int(height * rng.uniform(0.4, 0.85))
         picture[horizon:] = _field(rng, height, width, 3)[horizon:] * np.float32(rng.uniform(0.5, 1))
+    drawn, softened = np.empty_like(picture), np.empty_like(picture)  # fresh memory would cost more than the drawing
     for _ in range(rng.integers(3, 16)):
-        _shape(rng, picture)
+        np.copyto(drawn, picture)
+        _shape(rng, drawn)
+        strength = np.float32(rng.uniform(0.5, 1))
+        cv2.GaussianBlur(drawn, (0, 0), rng.uniform(0.3, 2.5), dst=softened)
+        softened -= picture
+        softened *= strength
+        picture += softened
     noise = rng.normal(0, 1, (height // 2 + 1, width // 2 + 1)).astype(np.float32)
     grain = np.asarray(cv2.resize(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 2)), (width, height)))
-    return np.asarray(np.clip(picture + np.float32(rng.uniform(0, 0.12)) * grain[..., None], 0, 1))
+    picture += np.float32(rng.uniform(0, 0.12)) * grain[..., None]
+    return np.asarray(np.clip(picture, 0, 1, out=picture))
 
 
 def _field(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
@@ -39,14 +47,13 @@ def _field(rng: np.random.Generator, height: int, width: int, cells: int) -> np.
     return np.asarray(cv2.resize(corners, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def _shape(rng: np.random.Generator, picture: np.ndarray) -> None:
-    height, width = picture.shape[:2]
+def _shape(rng: np.random.Generator, drawn: np.ndarray) -> None:
+    height, width = drawn.shape[:2]
     colour = rng.random(3)
     if rng.random() < 0.35:
         colour = np.array(SKINS[rng.integers(len(SKINS))]) / 255
     rgb = tuple(float(c) for c in colour)
     a, b = ((int(rng.integers(-20, width + 20)), int(rng.integers(-20, height + 20))) for _ in range(2))
-    drawn = picture.copy()
     match rng.integers(4):
         case 0:
             cv2.rectangle(drawn, a, b, rgb, -1 if rng.random() < 0.7 else int(rng.integers(2, 8)))
@@ -58,5 +65,3 @@ def _shape(rng: np.random.Generator, picture: np.ndarray) -> None:
         case _:
             corners = np.array([a, b, (int(rng.integers(0, width)), int(rng.integers(0, height)))])
             cv2.fillPoly(drawn, [corners], rgb, cv2.LINE_AA)
-    strength = np.float32(rng.uniform(0.5, 1))
-    picture += strength * (cv2.GaussianBlur(drawn, (0, 0), rng.uniform(0.3, 2.5)) - picture)

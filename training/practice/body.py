@@ -4,12 +4,17 @@ Lengths are shares of the body's height (after Winter, Biomechanics and Motor Co
 Body frame: x to the person's left, y up, z to the front.
 """
 
-from dataclasses import dataclass, field
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
 from training.practice.geometry import Solid, ellipsoid, solid, turn
 
+T = TypeVar("T")
 SIDES = ("left", "right")
 SKINS = ((255, 224, 196), (241, 194, 155), (224, 172, 125), (198, 134, 84), (141, 85, 46), (92, 54, 32), (62, 38, 26))
 HAIRS = ((20, 16, 14), (50, 32, 20), (92, 56, 30), (150, 100, 50), (214, 178, 110), (150, 60, 30), (160, 160, 160))
@@ -58,6 +63,10 @@ class Person:
     def points(self) -> np.ndarray:
         return np.stack(list(self.joints.values()))
 
+    def moved(self, by: np.ndarray) -> "Person":
+        pieces = tuple(replace(piece, solid=piece.solid.moved(by)) for piece in self.pieces)
+        return Person(pieces, {name: joint + by for name, joint in self.joints.items()})
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -89,6 +98,12 @@ class Frames:
     girth: float = field(default=1.0)
 
 
+def pick(rng: np.random.Generator, options: Sequence[T], shares: Sequence[float]) -> T:
+    """What rng.choice(options, p=shares) takes, without the time that it needs to make arrays of them."""
+    *_, total = edges = list(accumulate(shares))
+    return options[bisect([edge / total for edge in edges], rng.random())]
+
+
 def dress(rng: np.random.Generator) -> Looks:
     skin_rgb = np.array(SKINS[rng.integers(len(SKINS))]) / 255 * rng.uniform(0.9, 1.05)
     skin = Material(skin_rgb, skin_rgb, shine=0.2)
@@ -100,11 +115,11 @@ def dress(rng: np.random.Generator) -> Looks:
         lower=_cloth(rng),
         shoe=_cloth(rng, plain=True),
         extra=_cloth(rng, plain=True),
-        sleeves=float(rng.choice([0.0, 0.6, 1.0, 1.5, 2.0], p=[0.2, 0.3, 0.1, 0.1, 0.3])),
-        legs=float(rng.choice([0.3, 0.7, 1.3, 2.0], p=[0.15, 0.25, 0.1, 0.5])),
+        sleeves=pick(rng, [0.0, 0.6, 1.0, 1.5, 2.0], [0.2, 0.3, 0.1, 0.1, 0.3]),
+        legs=pick(rng, [0.3, 0.7, 1.3, 2.0], [0.15, 0.25, 0.1, 0.5]),
         bare_torso=bool(rng.random() < 0.12),
-        footwear=str(rng.choice(["shoe", "sock", "none"], p=[0.7, 0.12, 0.18])),
-        hair_style=str(rng.choice(["none", "short", "long", "bun"], p=[0.1, 0.45, 0.3, 0.15])),
+        footwear=pick(rng, ["shoe", "sock", "none"], [0.7, 0.12, 0.18]),
+        hair_style=pick(rng, ["none", "short", "long", "bun"], [0.1, 0.45, 0.3, 0.15]),
         hat=bool(rng.random() < 0.15),
         glasses=bool(rng.random() < 0.15),
         skirt=bool(rng.random() < 0.18),
@@ -113,7 +128,7 @@ def dress(rng: np.random.Generator) -> Looks:
 
 def _cloth(rng: np.random.Generator, plain: bool = False) -> Material:
     first, second = rng.random(3) ** rng.uniform(0.5, 2), rng.random(3)
-    pattern = "plain" if plain else str(rng.choice(["plain", "rings", "stripes", "checks"], p=[0.55, 0.2, 0.15, 0.1]))
+    pattern = "plain" if plain else pick(rng, ["plain", "rings", "stripes", "checks"], [0.55, 0.2, 0.15, 0.1])
     return Material(first, second, pattern, float(rng.integers(3, 9)), shine=float(rng.uniform(0, 0.3)))
 
 

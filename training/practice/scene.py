@@ -9,8 +9,8 @@ import numpy as np
 
 from training.labels.sets import ClassList, KeypointSet
 from training.practice.backdrop import backdrop
-from training.practice.body import EYES, Band, Frames, Material, Person, Piece, pose
-from training.practice.geometry import Camera, solid, turn
+from training.practice.body import EYES, Band, Frames, Material, Person, Piece, pick, pose
+from training.practice.geometry import Camera, Solids, solid, turn
 from training.tasks.background import Backgrounds
 
 _NEAR_FACE = 0.03
@@ -48,11 +48,10 @@ class Rendered:
 
 @dataclass
 class _Surface:
-    """The nearest surface at every pixel: its depth, the number of its piece, and the point in that piece's space."""
+    """The nearest surface at every pixel: its depth, inf without one, and the number of its piece, -1 without one."""
 
     depth: np.ndarray
     piece: np.ndarray
-    local: np.ndarray
 
 
 @lru_cache
@@ -73,13 +72,16 @@ def render(seed: int, index: int, photos: Backgrounds | None = None, size: tuple
     people = _crowd(rng, camera)
     obstacles = _obstacles(rng, camera, people)
     pieces = [piece for person in people for piece in person.pieces] + obstacles
-    owner = np.repeat(np.arange(len(people) + 1), [*(len(p.pieces) for p in people), len(obstacles)])
-    seen = _trace(camera, pieces)
-    parts, albedo, shine, normals = _paint(pieces, seen)
+    solids = Solids([piece.solid for piece in pieces])
+    seen = _trace(camera, solids)
+    there = seen.piece >= 0
+    ids, albedo, shine, towards = _paint(camera, pieces, solids, seen)
     behind = backdrop(rng, height, width, photos)
-    image = _expose(rng, _shade(rng, albedo, shine, normals, seen), seen.piece >= 0, behind)
-    who = np.where(seen.piece >= 0, owner[seen.piece], -1)
-    who[who == len(people)] = -1  # obstacles are no people
+    image = _expose(rng, _shade(rng, albedo, shine, towards), there, behind)
+    nobody = [-1] * (len(obstacles) + 1)  # obstacles are no people, and pixels without a piece have number -1
+    who = np.array([n for n, person in enumerate(people) for _ in person.pieces] + nobody)[seen.piece]
+    parts, normals = np.zeros((height, width), np.uint8), np.zeros((height, width, 3), np.float32)
+    parts[there], normals[there] = ids, towards
     off = who < 0
     parts[off], normals[off] = 0, np.nan
     found = tuple(_instance(camera, person, number, pieces, seen, who) for number, person in enumerate(people))
@@ -87,7 +89,7 @@ def render(seed: int, index: int, photos: Backgrounds | None = None, size: tuple
         image,
         parts,
         np.where(off, np.nan, seen.depth).astype(np.float32),
-        normals.astype(np.float32),
+        normals,
         tuple(instance for instance in found if instance.mask.any()),
         camera,
     )
@@ -101,7 +103,7 @@ def _crowd(rng: np.random.Generator, camera: Camera) -> list[Person]:
     people: list[Person] = []
     centres: list[np.ndarray] = []
     share = rng.uniform(0.6, 1.15)
-    for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
+    for _ in range(pick(rng, [1, 2, 3], [0.5, 0.3, 0.2])):
         person, centre = _stand(rng, camera, share, centres)
         people.append(person)
         centres.append(centre)
@@ -120,16 +122,15 @@ def _stand(
     tilt = rng.uniform(-90, 90) if rng.random() < 0.1 else rng.normal(0, 7)
     frame = turn(x=rng.normal(0, 10), z=tilt) @ turn(y=around)
     distance = camera.focal * height / (share * camera.height)
-    drawn = int(rng.integers(2**62))
-    here = Frames(np.array([0.0, 0.0, -distance]), frame, height, girth)
-    points = pose(np.random.default_rng(drawn), here).points()
+    own = np.random.default_rng(int(rng.integers(2**62)))
+    person = pose(own, Frames(np.array([0.0, 0.0, -distance]), frame, height, girth))
+    points = person.points()
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     reach = distance / camera.focal * np.array([camera.width, camera.height]) / 2
     room = np.maximum(reach - (points.max(axis=0) - points.min(axis=0))[:2] / 2, 0.15 * reach)
     drafts = rng.uniform(-1, 1, (3, 2)) * room * (1.5 if rng.random() < 0.25 else 1.0)
     target = max(drafts, key=lambda draft: min((np.linalg.norm(draft / reach - other) for other in others), default=0))
-    place = here.place + np.array([*(target - middle[:2]), -distance - middle[2]])
-    return pose(np.random.default_rng(drawn), Frames(place, frame, height, girth)), target / reach
+    return person.moved(np.array([*(target - middle[:2]), -distance - middle[2]])), target / reach
 
 
 def _obstacles(rng: np.random.Generator, camera: Camera, people: Sequence[Person]) -> list[Piece]:
@@ -149,106 +150,112 @@ def _obstacles(rng: np.random.Generator, camera: Camera, people: Sequence[Person
 # -- what each pixel sees ----------------------------------------------------------------------------------------------
 
 
-def _trace(camera: Camera, pieces: Sequence[Piece]) -> _Surface:
+def _trace(camera: Camera, solids: Solids) -> _Surface:
     shape = (camera.height, camera.width)
-    seen = _Surface(np.full(shape, np.inf), np.full(shape, -1), np.zeros((*shape, 3)))
-    rays = camera.rays(0, 0, *shape)
-    for number, piece in enumerate(pieces):
-        top, left, bottom, right = piece.solid.bounds(camera)
+    seen = _Surface(np.full(shape, np.inf), np.full(shape, -1))
+    x, y = camera.slopes()
+    for number, (top, left, bottom, right) in enumerate(solids.bounds(camera)):
         if top >= bottom or left >= right:
             continue
         window = np.s_[top:bottom, left:right]
-        depth, local = piece.solid.hit(rays[window])
+        depth = solids.hit(number, x[left:right], y[top:bottom])
         nearer = depth < seen.depth[window]
         seen.depth[window][nearer] = depth[nearer]
         seen.piece[window][nearer] = number
-        seen.local[window][nearer] = local[nearer]
     return seen
 
 
-def _paint(pieces: Sequence[Piece], seen: _Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Class ids (H, W), colours (H, W, 3), shine (H, W) and normals (H, W, 3) of what is seen."""
-    shape = seen.piece.shape
-    parts, shine = np.zeros(shape, np.uint8), np.zeros(shape)
-    albedo, normals = np.zeros((*shape, 3)), np.zeros((*shape, 3))
-    order = np.argsort(seen.piece, axis=None, kind="stable")
-    edges = np.searchsorted(seen.piece.ravel()[order], np.arange(len(pieces) + 1))
-    for number, piece in enumerate(pieces):
-        where = np.unravel_index(order[edges[number] : edges[number + 1]], shape)
-        if not len(where[0]):
-            continue
-        local = seen.local[where]
-        normals[where] = piece.solid.normals(local)
-        along = piece.solid.along(local)
-        ids, colours, glosses = np.zeros(len(local), np.uint8), np.zeros((len(local), 3)), np.zeros(len(local))
-        for band in piece.bands:
-            chosen = along >= band.start
-            ids[chosen] = part_ids()[band.part]
-            colours[chosen] = _texture(band.material, along[chosen], local[chosen])
-            glosses[chosen] = band.material.shine
+def _paint(
+    camera: Camera, pieces: Sequence[Piece], solids: Solids, seen: _Surface
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Class ids (n,), colours (n, 3), shine (n,) and normals (n, 3) of the n pixels at which something is seen."""
+    x, y = camera.slopes()
+    rows, columns = np.nonzero(seen.piece >= 0)
+    number, depth = seen.piece[rows, columns], seen.depth[rows, columns]
+    local = solids.local(number, np.stack([x[columns] * depth, y[rows] * depth, -depth], axis=1))
+    along = solids.along(number, local)
+    bands = [band for piece in pieces for band in piece.bands]
+    band = _band(pieces, number, along)
+    ids = np.array([part_ids()[one.part] for one in bands], np.uint8)[band]
+    colours = _texture([one.material for one in bands], band, along, local)
+    for painted, piece in enumerate(pieces):
         if piece.face:
-            _draw_face(piece, local, ids, colours)
-        parts[where], albedo[where], shine[where] = ids, colours, glosses
-    return parts, albedo, shine, normals
+            front = (number == painted) & (local[:, 2] > 0)
+            ids[front], colours[front] = _draw_face(piece.glasses, local[front], ids[front], colours[front])
+    shine = np.array([one.material.shine for one in bands])[band]
+    return ids, colours, shine, solids.normals(number, local)
 
 
-def _texture(material: Material, along: np.ndarray, local: np.ndarray) -> np.ndarray:
+def _band(pieces: Sequence[Piece], number: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """Of all pieces' bands in a row, which ones points of pieces (n,) are in that lie so far along them (n,)."""
+    counts = np.array([len(piece.bands) for piece in pieces])
+    band = (np.cumsum(counts) - counts)[number]
+    for later in range(1, counts.max()):
+        starts = [piece.bands[later].start if later < len(piece.bands) else np.inf for piece in pieces]
+        band += along >= np.array(starts)[number]
+    return np.asarray(band)
+
+
+def _texture(materials: Sequence[Material], band: np.ndarray, along: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of points (n,), band: the number of their material."""
+    colours = np.array([(one.colour, one.colour + (one.second - one.colour)) for one in materials])
+    repeats = np.array([one.repeats for one in materials])[band]
+    rings = np.array([one.pattern in {"rings", "checks"} for one in materials])[band]
+    stripes = np.array([one.pattern in {"stripes", "checks"} for one in materials])[band]
     around = np.arctan2(local[:, 2], local[:, 0]) / np.pi
-    rings, stripes = np.floor(along * material.repeats) % 2, np.floor(around * material.repeats) % 2
-    second = {
-        "plain": np.zeros_like(along),
-        "rings": rings,
-        "stripes": stripes,
-        "checks": (rings + stripes) % 2,
-    }[material.pattern]
-    return np.asarray(material.colour + second[:, None] * (material.second - material.colour))
+    second = np.floor(along * repeats).astype(int) & rings ^ np.floor(around * repeats).astype(int) & stripes
+    return np.asarray(colours[band, second])
 
 
-def _draw_face(piece: Piece, local: np.ndarray, ids: np.ndarray, colours: np.ndarray) -> None:
-    """Eyes, brows, lips and glasses, by direction from the head's centre: a mirror image tells left from right."""
-    front = local[:, 2] > 0
+def _draw_face(glasses: bool, local: np.ndarray, ids: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put eyes, brows, lips and glasses on a head's front: by direction from the head's centre, where a mirror image
+    tells left from right.
+    """
     for eye in EYES.values():
         offset = local - np.array(eye) / np.linalg.norm(eye)
         across, up = offset[:, 0], offset[:, 1]
-        white = front & ((across / 0.17) ** 2 + (up / 0.09) ** 2 < 1)
+        white = (across / 0.17) ** 2 + (up / 0.09) ** 2 < 1
         colours[white] = (0.95, 0.95, 0.93)
         colours[white & (across**2 + up**2 < 0.006)] = (0.1, 0.07, 0.06)
-        colours[front & (np.abs(up - 0.19) < 0.035) & (np.abs(across) < 0.2)] *= 0.35
-        if piece.glasses:
+        colours[(np.abs(up - 0.19) < 0.035) & (np.abs(across) < 0.2)] *= 0.35
+        if glasses:
             ring = (across / 0.27) ** 2 + (up / 0.22) ** 2
-            rim = front & (ring < 1) & (ring > 0.5)
+            rim = (ring < 1) & (ring > 0.5)
             colours[rim], ids[rim] = (0.08, 0.08, 0.1), part_ids()["Apparel"]
     up = local[:, 1] + 0.52
-    mouth = front & (np.abs(local[:, 0]) < 0.26) & (np.abs(up) < 0.1)
+    mouth = (np.abs(local[:, 0]) < 0.26) & (np.abs(up) < 0.1)
     upper, lower = mouth & (up >= 0), mouth & (up < 0)
     ids[upper], ids[lower] = part_ids()["Upper_Lip"], part_ids()["Lower_Lip"]
     colours[mouth] = colours[mouth] * 0.5 + np.array([0.35, 0.05, 0.08])
     colours[upper] *= 0.8
+    return ids, colours
 
 
 # -- how it looks ------------------------------------------------------------------------------------------------------
 
 
-def _shade(
-    rng: np.random.Generator, albedo: np.ndarray, shine: np.ndarray, normals: np.ndarray, seen: _Surface
-) -> np.ndarray:
-    """One lamp from above, a sky, and a gloss: (H, W, 3) linear."""
+def _shade(rng: np.random.Generator, albedo: np.ndarray, shine: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """One lamp from above, a sky, and a gloss: (n, 3) linear."""
     lamp = turn(x=rng.uniform(-75, 15), y=rng.uniform(-80, 80)) @ np.array([0, 0, 1.0])
     sky = rng.uniform(0.25, 0.6)
     lit = np.maximum(normals @ lamp, 0)
-    glint = np.maximum(2 * lit * normals[..., 2] - lamp[2], 0) ** 20
-    light = sky * (0.75 + 0.25 * normals[..., 1]) + (1.1 - sky) * lit
+    glint = np.maximum(2 * lit * normals[:, 2] - lamp[2], 0) ** 20
+    light = sky * (0.75 + 0.25 * normals[:, 1]) + (1.1 - sky) * lit
     tint = 1 + rng.normal(0, 0.06, 3)
-    return np.asarray(albedo * light[..., None] * tint + (shine * glint)[..., None])
+    return np.asarray(albedo * light[:, None] * tint + (shine * glint)[:, None])
 
 
-def _expose(rng: np.random.Generator, shaded: np.ndarray, solid_there: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Put the people before the backdrop, soften the edges as a lens does, and add exposure and noise: uint8."""
-    picture = np.where(solid_there[..., None], shaded, behind).astype(np.float32)
+def _expose(rng: np.random.Generator, shaded: np.ndarray, there: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Put what is seen before the backdrop, soften the edges as a lens does, and add exposure and noise: uint8."""
+    picture[there] = shaded
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.45, 0.9)))
-    picture = (picture - 0.5) * rng.uniform(0.8, 1.15) + 0.5 + rng.uniform(-0.08, 0.08)
+    picture -= 0.5
+    picture *= rng.uniform(0.8, 1.15)
+    picture += 0.5
+    picture += rng.uniform(-0.08, 0.08)
     picture += rng.normal(0, rng.uniform(0.003, 0.03), picture.shape)
-    return np.asarray(np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8))
+    picture *= 255
+    return np.asarray(np.clip(np.rint(picture, out=picture), 0, 255, out=picture).astype(np.uint8))
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
@@ -259,9 +266,8 @@ def _instance(
 ) -> Instance:
     mask = who == number
     keypoints = np.zeros((len(coco17().names), 3))
-    for row, name in enumerate(coco17().names):
-        point = person.joints[name]
-        x, y = camera.project(point)
+    points = np.stack([person.joints[name] for name in coco17().names])
+    for row, (name, point, (x, y)) in enumerate(zip(coco17().names, points, camera.project(points), strict=True)):
         column, line = round(float(x)), round(float(y))
         if not (0 <= column < camera.width and 0 <= line < camera.height):
             continue

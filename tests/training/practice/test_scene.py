@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.labels.sets import ClassList
-from training.practice.geometry import Camera, Solid, ellipsoid, solid, turn
+from training.practice.geometry import Camera, Solid, Solids, ellipsoid, solid, turn
 from training.practice.scene import Rendered, coco17, render
 
 PICTURES = 12
@@ -143,8 +143,7 @@ def inside(shape: Solid, points: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("number", range(5))
 def test_rays_enter_a_solid_where_a_march_along_them_does(number: int) -> None:
     shape, camera = solids()[number], Camera(24, 24, 40.0)
-    rays = camera.rays(0, 0, 24, 24)
-    depth, _ = shape.hit(rays)
+    depth, rays = Solids(solids()).hit(number, *camera.slopes()), camera.unproject(np.ones((24, 24)))
     assert 30 < np.isfinite(depth).sum() < 560
     steps = np.arange(0.5, 6, 0.01)
     for row, column in np.random.default_rng(0).integers(0, 24, (40, 2)):
@@ -160,13 +159,15 @@ def test_rays_enter_a_solid_where_a_march_along_them_does(number: int) -> None:
 @pytest.mark.parametrize("number", range(5))
 def test_normals_point_out_of_the_solid(number: int) -> None:
     shape, camera = solids()[number], Camera(40, 40, 36.0)
-    rays = camera.rays(0, 0, 40, 40)
-    depth, local = shape.hit(rays)
+    several = Solids(solids())
+    depth = several.hit(number, *camera.slopes())
     seen = np.isfinite(depth)
-    points, normals = (rays * depth[..., None])[seen][::7], shape.normals(local[seen])[::7]
+    points = camera.unproject(depth)[seen][::7]
+    numbers = np.full(len(points), number)
+    normals = several.normals(numbers, several.local(numbers, points))
     assert not inside(shape, points + 2e-3 * normals).any()
     assert inside(shape, points - 2e-3 * normals).mean() > 0.98
-    top, left, bottom, right = shape.bounds(camera)
+    top, left, bottom, right = several.bounds(camera)[number]
     outside = seen.copy()
     outside[top:bottom, left:right] = False
     assert not outside.any()
