@@ -189,7 +189,7 @@ def synthetic_run(folder: str, rows: int) -> None:
 
     def write(unit: int) -> None:
         rng = np.random.default_rng(unit)
-        start, stop = frozen.starts[unit], frozen.starts[unit + 1]
+        start, stop = frozen.start(unit), frozen.start(unit + 1)
         store.write_table(scores_file(unit), pa.table(_random_scores(rng, names[start:stop]), schema=schema))
 
     with ThreadPoolExecutor(4) as pool:

@@ -94,11 +94,10 @@ def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, m
     """Write one manifest file per unit, every input in it once; raises Unbalanced where one is missing."""
     schema = manifest_schema([*plan.extras, *recipe.concept_fields])
     positions = np.where(outcome.kept, np.cumsum(outcome.kept) - 1, NONE)
-    starts = plan.starts
     names = uids_of(store, plan, np.unique(outcome.repeats[outcome.repeats != NONE]))
 
     def write(unit: int) -> Counts:
-        rows = slice(starts[unit], starts[unit + 1])
+        rows = slice(plan.start(unit), plan.start(unit + 1))
         table = store.read_table(scores_file(unit))
         duplicate_of = pa.array([names.get(row, "") for row in outcome.repeats[rows].tolist()], pa.string())
         decided = verdict_columns(table, judge(table, recipe), duplicate_of, recipe)
@@ -107,7 +106,7 @@ def write_manifest(store: Store, plan: Plan, recipe: Recipe, outcome: Outcome, m
         decided["models"] = pa.array([list(models.items())] * table.num_rows, schema.field("models").type)
         columns = {name: decided[name] if name in decided else table[name] for name in schema.names}
         manifest = pa.table(columns, schema=schema)
-        counts = count(manifest, starts[unit + 1] - starts[unit])
+        counts = count(manifest, plan.size(unit))
         store.write_table(manifest_file(unit), manifest)
         return counts
 
@@ -123,12 +122,11 @@ def manifest_hash(store: Store) -> str:
 def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:
     """What `recipe` would change in the manifest that is there; nothing is written."""
     outcome = resolve(store, plan, recipe, manifest_file)
-    starts = plan.starts
     columns = list(dict.fromkeys([*columns_needed(recipe), "verdict", "reasons"]))
 
     def flips(unit: int) -> Flips:
         table = store.read_table(manifest_file(unit), columns)
-        rows = slice(starts[unit], starts[unit + 1])
+        rows = slice(plan.start(unit), plan.start(unit + 1))
         was = pc.equal(table["verdict"], "kept").to_numpy()
         now = outcome.kept[rows]
         gained, lost = ~was & now, was & ~now
@@ -158,7 +156,7 @@ def uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:
     units = rows // plan.unit_size
     for unit in np.unique(units).tolist():
         uids = store.read_table(scores_file(unit), ["uid"])["uid"]
-        found |= {row: uids[row - plan.starts[unit]].as_py() for row in rows[units == unit].tolist()}
+        found |= {row: uids[row - plan.start(unit)].as_py() for row in rows[units == unit].tolist()}
     return found
 
 

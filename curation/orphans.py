@@ -70,7 +70,7 @@ def _compared(store: Store, plan: Plan, unit: int, lost: set[str]) -> Compared:
     alone = np.array([reasons in ([], [DUPLICATE]) for reasons in table["reasons"].to_pylist()], bool)
     here = np.flatnonzero(orphan | pc.equal(table["verdict"], "kept").to_numpy())
     return Compared(
-        here + plan.starts[unit],
+        here + plan.start(unit),
         uid_numbers(table["uid"])[here],
         pc.fill_null(table["phash"], 0).to_numpy()[here],
         table["phash"].is_valid().to_numpy()[here],
@@ -83,7 +83,7 @@ def _rewrite(store: Store, plan: Plan, unit: int, original: dict[int, str], plac
     """Put the new decision on its orphans into a unit's manifest."""
     table = store.read_table(manifest_file(unit))
     rows = table.to_pylist()
-    for number, row in enumerate(rows, start=plan.starts[unit]):
+    for number, row in enumerate(rows, start=plan.start(unit)):
         if number not in original:
             continue
         row["duplicate_of"] = original[number]

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -34,10 +35,13 @@ class Plan:
         """Inputs in every unit but the last."""
         return unit_size(self.inputs)
 
-    @property
-    def starts(self) -> list[int]:
-        """Row at which each unit starts, and the number of inputs at the end."""
-        return [min(unit * self.unit_size, self.inputs) for unit in range(self.units + 1)]
+    def start(self, unit: int) -> int:
+        """Row at which a unit starts; of the unit after the last, the number of inputs."""
+        return min(unit * self.unit_size, self.inputs)
+
+    def size(self, unit: int) -> int:
+        """Inputs in a unit."""
+        return self.start(unit + 1) - self.start(unit)
 
 
 def unit_size(inputs: int) -> int:
@@ -47,12 +51,16 @@ def unit_size(inputs: int) -> int:
     return max(min(1000, max(16, ceil(inputs / 64))), ceil(inputs / UNITS))
 
 
-def make_plan(source: str, store: Store) -> tuple[Plan, Counter[str]]:
-    """List `source` and write the plan; also returns what was passed over, by suffix.
+def make_plan(
+    source: str, store: Store, check: Callable[[list[pa.Field]], None] = lambda extras: None
+) -> tuple[Plan, Counter[str]]:
+    """List `source` and write the plan; also returns what was passed over, by suffix. `check` may refuse the columns
+    that the source brings along: before anything is listed, which may take long, or written.
 
     Raises UsageError where the source is missing or holds no image.
     """
     listing = list_source(source, exclude=Path(os.path.abspath(store.path)) if store.is_local else None)
+    check(listing.extras)
     schema = pa.schema([*PLAN, *listing.extras])
     tables, rows = [], []
     for entry in listing.entries:

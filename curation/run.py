@@ -123,16 +123,17 @@ class Stages:
                 raise UsageError(
                     f"{self.store.root} was made from {record.source}, not from {source}; give that, or another folder"
                 )
-            if read_plan(self.store).hash != record.plan_hash:
+            plan = read_plan(self.store)
+            if plan.hash != record.plan_hash:
                 raise UsageError(f"{self.store.root}/{PLAN_FILE} is not the plan of this run; start in another folder")
             if not self.store.names("scores", "_stats.json"):  # nothing was asked yet, by whatever recipe
+                recipe.check_columns(list(plan.extras))
                 record.recipe = recipe
                 record.save(self.store)
             return record
         self._refuse_foreign_files()
         start = time.monotonic()
-        plan, passed_over = make_plan(source, self.store)
-        recipe.check_columns(list(plan.extras))
+        plan, passed_over = make_plan(source, self.store, recipe.check_columns)
         record = Record(_absolute(source), plan.hash, plan.inputs, recipe, dict(passed_over))
         record.time("plan", time.monotonic() - start, plan.inputs)
         record.save(self.store)
@@ -359,7 +360,7 @@ def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
 
 
 def _inputs(job: UnitJob) -> int:
-    return job.plan.starts[job.unit + 1] - job.plan.starts[job.unit]
+    return job.plan.size(job.unit)
 
 
 def _absolute(source: str) -> str:

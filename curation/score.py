@@ -88,7 +88,7 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     table = pa.Table.from_pylist(rows, schema)
     identities = {name: identity for name, identity in identities.items() if name != "concepts"}
     identities |= {scorer.name: scorer.identity for scorer in scorers}
-    kept = write_embeddings(store, job.unit, job.plan.starts[job.unit], rows) if "embedding" in identities else {}
+    kept = write_embeddings(store, job.unit, job.plan.start(job.unit), rows) if "embedding" in identities else {}
     commit(store, job, table, identities, kept)
     return _count(table, job.recipe)
 
@@ -119,9 +119,12 @@ def _scorers(recipe_json: str, threads: int) -> list[Scorer]:
 
 
 def load_scorers(recipe: Recipe, threads: int) -> list[Scorer]:
-    """The recipe's scorers; networks load once per process, whose threads share them."""
+    """The recipe's scorers; networks load once per process, whose threads share them, and stay where a later recipe
+    asks the same of its images and only judges the answers otherwise."""
+    asking = {"scorers", "profile", "weights", "concepts", "classifiers"}
+    same = Recipe.model_validate({"name": "", "rules": {}, **recipe.model_dump(include=asking)})
     with _loading:
-        return _scorers(recipe.model_dump_json(), threads)
+        return _scorers(same.model_dump_json(), threads)
 
 
 def _current(
@@ -156,7 +159,7 @@ def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row], stats: Ro
     if stats is not None and stats["embeddings"]:
         vectors, metadata = read_embeddings(store, job.unit)
         for number, vector in zip(metadata["row"].to_pylist(), vectors, strict=True):
-            rows[number - job.plan.starts[job.unit]]["embedding"] = vector
+            rows[number - job.plan.start(job.unit)]["embedding"] = vector
 
 
 def _todo(plan: list[Row], rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:

@@ -29,7 +29,7 @@ def settle_manifest(store: Store, plan: Plan) -> Counts:
 
     def settle(unit: int) -> Counts:
         table = store.read_table(manifest_file(unit))
-        inputs = plan.starts[unit + 1] - plan.starts[unit]
+        inputs = plan.size(unit)
         if pc.all(pc.equal(table["shard"], -1)).as_py():
             return count(table, inputs)
         rows = table.to_pylist()

@@ -10,7 +10,7 @@ from curation.decide import not_asked
 from curation.deciding import in_order, manifest_hash
 from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
-from curation.plan import Plan, read_plan, read_unit
+from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
 from curation.record import load_record
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
@@ -22,7 +22,10 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     """Counts over the manifest and every fault found, as sentences; no fault, an empty list."""
     store = Store(out)
     plan, record = read_plan(store), load_record(store)
-    faults = [] if plan.hash == record.plan_hash else ["plan.parquet is not the plan that the run was made by"]
+    if plan.hash != record.plan_hash:  # by which every unit would be found wrong, if it can be read at all
+        told = f"{PLAN_FILE} is not the plan that the run was made by; put that back, or start in another folder"
+        return record.counts, [told]
+    faults: list[str] = []
 
     def check(unit: int) -> tuple[Counts, list[str]]:
         return _check_unit(store, unit, plan, "embedding" in record.models)
@@ -50,8 +53,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
 
 
 def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> tuple[Counts, list[str]]:
-    start, stop = plan_of_run.starts[unit : unit + 2]
-    inputs = stop - start
+    inputs = plan_of_run.size(unit)
     try:
         columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset"]
         table = store.read_table(manifest_file(unit), columns)
@@ -83,7 +85,7 @@ def _check_embeddings(store: Store, unit: int, plan: Plan, table: pa.Table, stat
     spared = not_asked(table["not_asked"], ("embedding",))["embedding"]
     scored = pc.is_in(table["status"], pa.array(["success", "failed_to_pack"])).to_numpy() & ~spared
     uids = table["uid"].to_pylist()
-    wanted = {plan.starts[unit] + row: uids[row] for row in np.flatnonzero(scored).tolist()}
+    wanted = {plan.start(unit) + row: uids[row] for row in np.flatnonzero(scored).tolist()}
     return check_embeddings(store, unit, wanted, stats["embeddings"])
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from math import ceil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from curation.recipe import Recipe, change, to_yaml
 from curation.record import load_record
 from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
-from curation.score import UnitJob, score_unit
+from curation.score import UnitJob, load_scorers, score_unit
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Damaged, Store
@@ -123,6 +124,8 @@ def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, pl
     plan = out / "plan.parquet"
     pq.write_table(pq.read_table(plan), plan, row_group_size=pq.read_metadata(plan).row_group(0).num_rows)
     assert any("plan.parquet is not the plan" in fault for fault in verify(str(out))[1])
+    damage(plan, 40)
+    assert ["plan.parquet is not the plan" in fault for fault in verify(str(out))[1]] == [True]
     plan.write_bytes(plan.read_bytes()[:-8])
     with pytest.raises(UsageError, match=r"plan.parquet is damaged"):
         verify(str(out))
@@ -232,6 +235,32 @@ def test_a_rule_about_a_column_that_is_not_there_is_refused_by_every_stage(
         for work in (stage.score, stage.decide):
             with pytest.raises(UsageError, match="no column 'license'; columns are"):
                 work(record)
+
+
+def test_a_run_that_is_refused_for_a_column_leaves_nothing_and_changes_nothing(
+    tmp_path: Path, plain_recipe: Recipe
+) -> None:
+    photos, out = good_photos(tmp_path / "photos", 3), tmp_path / "new" / "out"
+    table = photos / "photos.csv"
+    table.write_text("path,license\n" + "".join(f"{number:03d}.jpg,cc0\n" for number in range(3)))
+    wrong = change(plain_recipe, ["rules.license=licence == 'cc0'"])
+    with pytest.raises(UsageError, match="no column 'licence'"):
+        curate(str(table), str(out), wrong, place=HERE)
+    assert not out.parent.exists()
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        stage.plan(str(table), plain_recipe)
+    with pytest.raises(UsageError, match="no column 'licence'"):
+        curate(str(table), str(out), wrong, place=HERE)
+    assert load_record(Store(out)).recipe == plain_recipe
+
+
+def test_networks_stay_loaded_where_only_the_judging_changes(plain_recipe: Recipe) -> None:
+    loaded = load_scorers(plain_recipe, 1)
+    others = ["rules.size=width > 1", "people.min_score=0.5", "packing.quality=90", "duplicates=off", "lazy=true"]
+    for setting in others:
+        assert load_scorers(change(plain_recipe, [setting]), 1) is loaded
+    fewer = load_scorers(change(plain_recipe, ["scorers=[quality]", "duplicates=off"]), 1)
+    assert [scorer.name for scorer in fewer] == ["quality"]
 
 
 def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe) -> None:
@@ -472,6 +501,15 @@ def test_no_plan_has_more_units_than_five_digits_number() -> None:
     for inputs in (1, 10_000, 99_999_999, 100_000_001, 300_000_000):
         assert ceil(inputs / unit_size(inputs)) <= 100_000
     assert unit_size(99_999_999) == 1000
+
+
+def test_a_unit_of_a_large_plan_is_found_at_once() -> None:
+    """Some loops ask for every unit, some for every image: a list of all units each time would take days."""
+    plan = Plan(100_000_001, 99_901, "", ())
+    begun = time.process_time()
+    assert sum(plan.size(unit) for unit in range(plan.units)) == plan.inputs
+    assert time.process_time() - begun < 5
+    assert (plan.start(99_900), plan.size(99_900)) == (99_999_900, 101)
 
 
 def test_a_stats_file_that_lacks_a_field_is_made_anew(tmp_path: Path, plain_recipe: Recipe) -> None:
