@@ -206,7 +206,7 @@ def _predict_clip(
     total = min(options.frames or reader.expected, reader.expected or options.frames) or None
     bar = progress.add_task(clip.name, total=total)
     style = Style(style.keypoints, style.classes, style.min_keypoint, SIDE)
-    writer = Writer(out, clip.name, reader.rate, style, reader.live, options.pictures, options.data)
+    writer = Writer(out, clip.name, reader.rate, style, options.pictures, options.data)
     problem, interrupted = "", False
     try:
         for frame, answer in _answered_frames(clip, reader, predictor, options):

@@ -19,7 +19,7 @@ from training.predict.inputs import Clip
 SIDE = 384
 """Pixels of the longer side of each picture in a video's panel: five of them are about as wide as full HD."""
 WEBCAM_RATE = 15.0
-"""Frames per second of a webcam's video; a panel is repeated until the next one is ready, so it plays in true time."""
+"""Frames per second of a webcam's video; a panel is repeated until the next one is due, so it plays in true time."""
 FALLBACK_RATE = 25.0
 
 # What cannot be read is told in one sentence, not in the libraries' pages; the variable may be set to hear more.
@@ -59,20 +59,27 @@ class Reader:
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.rate = WEBCAM_RATE if self.live else rate if 1 <= rate <= 1000 else FALLBACK_RATE
         self.expected = 0 if self.live else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self._seconds = -1 / self.rate  # of the last frame
 
     def __iter__(self) -> Iterator[Frame]:
         start, number = time.monotonic(), 0
         try:
             while (got := self._capture.read())[0]:
-                seconds = time.monotonic() - start if self.live else number / self.rate
-                yield Frame(number, seconds, cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB))
+                self._seconds = time.monotonic() - start if self.live else self._stated_time()
+                yield Frame(number, self._seconds, cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB))
                 number += 1
         finally:
             self._capture.release()
 
+    def _stated_time(self) -> float:
+        """The frame's own time, as phones record unevenly; by the rate where the file gives none."""
+        stated = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return stated if stated > self._seconds else self._seconds + 1 / self.rate
+
     def ended_early(self, frames: int) -> bool:
-        """Whether `frames` is clearly fewer than the file states."""
-        return self.expected - frames > max(_MISSING_FEW, _MISSING_SHARE * self.expected)
+        """Whether `frames`, and the time they take, are clearly less than the file states."""
+        reached = max(frames, round(self._seconds * self.rate) + 1)
+        return self.expected - reached > max(_MISSING_FEW, _MISSING_SHARE * self.expected)
 
 
 class Writer:
@@ -81,8 +88,8 @@ class Writer:
     Every frame's panel has the size of the first; frames of another size are fitted into it.
     """
 
-    def __init__(self, out: Path, name: str, rate: float, style: Style, live: bool, pictures: bool, data: bool) -> None:
-        self.out, self.name, self.rate, self.style, self.live = out, name, rate, style, live
+    def __init__(self, out: Path, name: str, rate: float, style: Style, pictures: bool, data: bool) -> None:
+        self.out, self.name, self.rate, self.style = out, name, rate, style
         self.pictures, self.data = pictures, data
         folder = (out / name).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +145,7 @@ class Writer:
             if not self._video.isOpened():
                 raise OSError(f"no video of {self._size[0]} x {self._size[1]} can be written to {path}")
         picture = _fitted(picture, self._size)
-        due = round(frame.time * self.rate) + 1 if self.live else frame.number + 1
+        due = round(frame.time * self.rate) + 1
         for _ in range(max(1, due - self._panels)):
             self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             self._panels += 1

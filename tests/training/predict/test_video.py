@@ -1,6 +1,7 @@
 """Videos: a frame in, a panel and a line out; what breaks off is told."""
 
 import json
+import struct
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,22 @@ def test_what_is_no_video_is_a_row_and_no_page_of_complaints(checkpoints, tmp_pa
     assert list(pd.read_parquet(tmp_path / "out" / "manifest.parquet").name) == ["empty", "headless", "webcam-77"]
 
 
+def test_frames_at_uneven_times_keep_them(checkpoints, tmp_path):
+    video = write_video(tmp_path / "phone.mkv")
+    data = video.read_bytes()
+    times = [*range(0, 600, 50)]
+    uneven = [*times[:6], *range(500, 1700, 200)]  # as phones and browsers record
+    for before, after in reversed(list(zip(times, uneven, strict=True))):  # 0x81: of track 1
+        data = data.replace(b"\x81" + struct.pack(">h", before), b"\x81" + struct.pack(">h", after))
+    duration = data.index(b"\x44\x89\x88") + 3
+    video.write_bytes(data[:duration] + struct.pack(">d", 1550) + data[duration + 8 :])
+    (row,) = predict([str(video)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
+    assert (row.status, row.frames, row.error_message) == ("success", 12, "")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "phone.jsonl").read_text().splitlines()]
+    assert [line["time"] for line in lines] == [milliseconds / 1000 for milliseconds in uneven]
+    assert len(frames_of(tmp_path / "out" / "phone.panel.mp4")) == 31  # until 1.5 s at 20 per second
+
+
 def test_the_number_of_frames_may_be_limited(checkpoints, tmp_path):
     video = write_video(tmp_path / "walk.mp4", frames=9)
     options = Options(boxes="whole", device="cpu", frames=3, pictures=False)
@@ -69,7 +86,7 @@ def test_the_number_of_frames_may_be_limited(checkpoints, tmp_path):
 
 
 def test_a_live_recording_plays_in_true_time(tmp_path):
-    writer = Writer(tmp_path, "cam", 10.0, Style(side=64), live=True, pictures=True, data=False)
+    writer = Writer(tmp_path, "cam", 10.0, Style(side=64), pictures=True, data=False)
     image = np.zeros((48, 64, 3), np.uint8)
     for number, seconds in enumerate((0.0, 0.5, 0.52, 1.0)):  # uneven, as slow models leave it
         writer.add(Frame(number, seconds, image), Prediction(image, ()))
@@ -78,7 +95,7 @@ def test_a_live_recording_plays_in_true_time(tmp_path):
 
 
 def test_frames_of_another_size_fit_into_the_first(tmp_path):
-    writer = Writer(tmp_path, "v", 10.0, Style(side=64), live=False, pictures=True, data=False)
+    writer = Writer(tmp_path, "v", 10.0, Style(side=64), pictures=True, data=False)
     for number, shape in enumerate(((48, 64, 3), (64, 48, 3))):
         image = np.full(shape, 80, np.uint8)
         writer.add(Frame(number, number / 10, image), Prediction(image, ()))
