@@ -112,7 +112,8 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
         raise DamagedImage(f"the header cannot be read: {error}") from None
     if image.width * image.height > MAX_PIXELS:
         raise TooManyPixels(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
-    upright = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    known = isinstance(orientation, int) and 1 <= orientation <= 8
+    upright = orientation if known and image.format != "TIFF" else 1  # Pillow turns a TIFF itself
     name = "JPEG" if image.format == "MPO" else image.format or "?"
     return Header(name, image.width, image.height, upright, image.mode), image
 

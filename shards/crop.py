@@ -88,14 +88,14 @@ class Encoded:
         self.data = data
         self._jpeg = data[:3] == b"\xff\xd8\xff"
         try:
-            if self._jpeg and b"Exif\0" not in data[:4096]:
+            if self._jpeg and not _has_exif(data):
                 self.height, self.width = simplejpeg.decode_jpeg_header(data)[:2]
             else:
                 self._image = Image.open(io.BytesIO(data))
                 self.width, self.height = self._image.size
                 orientation = self._image.getexif().get(0x0112, 1)
                 self._jpeg = self._jpeg and orientation == 1
-                if orientation >= 5:  # lying on its side
+                if orientation in (5, 6, 7, 8) and self._image.format != "TIFF":  # Pillow turns a TIFF itself
                     self.width, self.height = self.height, self.width
         except UnidentifiedImageError as error:
             raise BrokenImage(f"not an image: it starts with {data[:8]!r}") from error
@@ -127,6 +127,16 @@ class Encoded:
             return to_rgb(ImageOps.exif_transpose(self._image))
         except Exception as error:
             raise BrokenImage(f"cannot be decoded: {error}") from error
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether a JPEG's application segments, which lie before its tables, tell how it is to be turned."""
+    at = 2
+    while at + 8 <= len(data) and data[at] == 0xFF and data[at + 1] >= 0xE0:
+        if data[at + 4 : at + 8] == b"Exif":
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def cut(pixels: np.ndarray, crop: Crop, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

@@ -42,6 +42,16 @@ def test_exif_orientation_equals_pillows(orientation: int) -> None:
     assert difference.max() <= 2
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_tiff_is_turned_once(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encode(scene(3), "TIFF", exif=exif))
+    expected = np.rot90(np.asarray(scene(3)), {3: 2, 6: -1}[orientation])
+    assert (found.rgb == expected).all()
+    assert (found.height, found.width) == expected.shape[:2]
+
+
 def test_large_jpeg_is_decoded_at_reduced_scale_but_reports_its_full_size() -> None:
     picture = decode(encode(scene(1, 4000, 3000)))
     assert (picture.width, picture.height) == (4000, 3000)

@@ -204,8 +204,12 @@ def test_every_kind_of_picture_becomes_upright_rgb():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     turned = Image.fromarray(np.rot90(np.asarray(picture)).copy())
+    jpeg = encoded(turned, "JPEG", exif=exif, quality=95)
+    photoshop = b"\xff\xed" + (8002).to_bytes(2, "big") + bytes(8000)  # its segment may come first, with a thumbnail
     kinds = {
-        "turned": encoded(turned, "JPEG", exif=exif, quality=95),
+        "turned": jpeg,
+        "turned, told late": jpeg[:2] + photoshop + jpeg[2:],
+        "turned TIFF": encoded(turned, "TIFF", exif=exif),
         "png": encoded(picture, "PNG"),
         "webp": encoded(picture, "WEBP", lossless=True),
         "alpha": encoded(picture.convert("RGBA"), "PNG"),
