@@ -1,5 +1,6 @@
 """How good is a score, and where should its line be? Precision and recall over thresholds, from labels made by hand."""
 
+from collections import Counter
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 
 from curation.errors import UsageError
 from curation.labelling.scores import Question, Scores, find_question, read_scores, threshold_in
-from curation.recipe import Recipe, change
+from curation.recipe import Recipe, from_dict
 from curation.record import load_record
 from curation.report.columns import BEST_PERSON
-from curation.report.thresholds import lines
+from curation.report.thresholds import lines, moved
 from manifests.store import Store
 
 Z = 1.959964  # of a two-sided interval at 95 %
@@ -158,6 +159,8 @@ def read_labels(path: Path) -> pd.DataFrame:
 def joined(labels: pd.DataFrame, scores: Scores) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Truth and score of every labelled image that has one. Raises UsageError where there are not both kinds."""
     by = "uid" if "uid" in labels else "uri"
+    if by == "uri" and not _of_several(scores).isdisjoint(labels["uri"]):
+        raise UsageError("the labels' `uri` is that of a tar with several images; tell them apart by a column `uid`")
     place = {name: row for row, name in enumerate(scores.uids if by == "uid" else scores.uris)}
     rows = [place.get(name, -1) for name in labels[by]]
     known = np.array([row >= 0 and np.isfinite(scores.values[row]) for row in rows], dtype=bool)
@@ -169,6 +172,12 @@ def joined(labels: pd.DataFrame, scores: Scores) -> tuple[NDArray[np.bool_], NDA
     if truth[known].all() or not truth[known].any():
         raise UsageError(f"all {known.sum()} labels say {int(truth[known][0])}: precision and recall need both kinds")
     return truth[known], scores.values[np.array(rows)[known]]
+
+
+def _of_several(scores: Scores) -> set[str]:
+    """The URIs under which different images lie: those of tars."""
+    images = {(uri, uid) for uri, uid in zip(scores.uris, scores.uids, strict=True) if uid}
+    return {uri for uri, number in Counter(uri for uri, _ in images).items() if number > 1}
 
 
 def curve(truth: NDArray[np.bool_], values: NDArray[np.float64]) -> list[Point]:
@@ -191,8 +200,16 @@ def point_at(calibration: Calibration, threshold: float) -> Point:
 
 
 def with_threshold(recipe: Recipe, question: Question, threshold: float) -> Recipe:
-    """The recipe with its line through the question's score at `threshold`."""
+    """The recipe with its line through the question's score where a score of `threshold`, too, says yes."""
+    line = next((line for line in lines(recipe) if line.column == question.column), None)
+    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
+    value = threshold if (line.op if line else "<") in {"<", ">="} else below
+    values = recipe.model_dump(mode="json")
     if question.column == BEST_PERSON:
-        return change(recipe, [f"people.min_score={threshold:.6g}"])
-    rule = next((line.rule for line in lines(recipe) if line.column == question.column), question.name)
-    return change(recipe, [f"rules.{rule}={question.column} < {threshold:.6g}"])
+        values["people"]["min_score"] = value
+    if line is None and question.column != BEST_PERSON:
+        values["rules"][question.name] = f"{question.column} < {value!r}"
+    rules = {rule.name: rule for rule in recipe.parsed_rules()}
+    if line is not None and "people.min_score" not in rules[line.rule].text:
+        values["rules"][line.rule] = moved(rules[line.rule], line, value)
+    return from_dict(values, recipe.name)

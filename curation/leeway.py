@@ -80,7 +80,8 @@ def leeway_text(store: Store) -> str:
     ]
     for score, row in zip(found.scores, found.kept.tolist(), strict=True):
         lines.append(f"  score > {score:<7g}" + "".join(f"{count:>9,}" for count in row))
-    out, score, side = shlex.quote(store.root), found.scores[-2:][0], found.sides[-2:][0]
+    out = shlex.quote(store.root)
+    score, side = ((limits[1:][-2:] or limits)[0] for limits in (found.scores, found.sides))  # looser, not the loosest
     change = f"--set people.min_score={score:g} --set people.min_short_side={side:g}"
     then = " && ".join(f"sapiens-curate {step}" for step in (f"decide {out} {change}", f"pack {out}", f"report {out}"))
     return "\n".join([*lines, f"  such as: {then}"])

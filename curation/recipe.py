@@ -160,7 +160,7 @@ class Recipe(_Strict):
                 if column not in known:
                     raise UsageError(f"rule {rule.name!r}: no column {column!r}; columns are {', '.join(known)}")
             try:
-                rule.passes(_one_row(manifest_schema([*extras, *self.concept_fields])))
+                rule.passes(_two_rows(manifest_schema([*extras, *self.concept_fields])))
             except RuleError as error:
                 raise UsageError(str(error)) from None
 
@@ -175,14 +175,16 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     return from_dict(_override(_read(name), overrides or []), name)
 
 
-def _one_row(schema: pa.Schema) -> pa.Table:
-    """A row of plausible values, to try rules on before hours of scoring."""
-    return pa.table({field.name: pa.array([_example(field.type)], field.type) for field in schema})
+def _two_rows(schema: pa.Schema) -> pa.Table:
+    """A row of plausible values and one without any, to try rules on before hours of scoring."""
+    return pa.table({field.name: pa.array([_example(field.type), None], field.type) for field in schema})
 
 
 def _example(kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return b"bytes"
     if pa.types.is_boolean(kind):
         return True
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):

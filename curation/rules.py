@@ -80,7 +80,7 @@ class Rule:
         """bool (rows,): True where the rule holds. Raises RuleError where a column is of a type it cannot compare."""
         try:
             return np.asarray(_evaluate(self._tree, table, self.settings), dtype=bool)
-        except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (TypeError, ArithmeticError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in self.columns)
             raise RuleError(f"rule {self.name!r}: {self.text!r} cannot be worked out ({types}): {error}") from None
 
@@ -168,12 +168,29 @@ def _evaluate(node: ast.expr, values: pa.Table | Mapping[str, np.ndarray], setti
 
 
 def _compare(op: type[ast.cmpop], left: Any, right: Any) -> np.ndarray:
+    if _is_text(left) != _is_text(right):
+        raise TypeError("text is compared with a number; quote text, and only text")
+    if _is_text(left):
+        return _compare_text(op, left, right)
     result = np.asarray(COMPARE[op][1](left, right))
-    if op is ast.NotEq:  # NaN and None differ from everything, yet a missing value never passes
+    if op is ast.NotEq:  # NaN differs from everything, yet a missing value never passes
         for side in (left, right):
             if isinstance(side, np.ndarray):
                 result = result & (side == side)  # noqa: PLR0124
     return result.astype(bool)
+
+
+def _compare_text(op: type[ast.cmpop], left: Any, right: Any) -> np.ndarray:
+    """False where text is missing, which has no order."""
+    left, right = np.broadcast_arrays(np.asarray(left, object), np.asarray(right, object))
+    present = (left == left) & (right == right)  # noqa: PLR0124
+    result = np.zeros(left.shape, bool)
+    result[present] = COMPARE[op][1](left[present], right[present])
+    return result
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype == object)
 
 
 def _column(column: pa.ChunkedArray) -> np.ndarray:

@@ -29,11 +29,18 @@ class Line:
 
 def lines(recipe: Recipe) -> list[Line]:
     """Every comparison of one number of an image with a constant, in recipe order."""
-    return [line for rule in recipe.parsed_rules() for line in _lines(rule)]
+    return [line for rule in recipe.parsed_rules() for _, line in _lines(ast.parse(rule.text, mode="eval"), rule)]
 
 
-def _lines(rule: Rule) -> Iterator[Line]:
+def moved(rule: Rule, line: Line, value: float) -> str:
+    """The text of a rule with one of its lines drawn at another value."""
     tree = ast.parse(rule.text, mode="eval")
+    comparison = next(node for node, found in _lines(tree, rule) if found == line)
+    comparison.comparators = [ast.Constant(value)]
+    return ast.unparse(tree)
+
+
+def _lines(tree: ast.Expression, rule: Rule) -> Iterator[tuple[ast.Compare, Line]]:
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "persons")
     inside = {id(node) for call in calls for node in ast.walk(call)}
     for node in ast.walk(tree):
@@ -41,7 +48,7 @@ def _lines(rule: Rule) -> Iterator[Line]:
             column = _person_column(node.left) if id(node) in inside else _image_column(node.left)
             value = _number(node.comparators[0], rule)
             if column and value is not None:
-                yield Line(rule.name, column, COMPARE[type(node.ops[0])][0], value)
+                yield node, Line(rule.name, column, COMPARE[type(node.ops[0])][0], value)
 
 
 def _person_column(left: ast.expr) -> str | None:

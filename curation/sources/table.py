@@ -55,7 +55,7 @@ def read_columns(uri: str) -> pa.Table:
         own = name
         while own in taken - {name} or own in {*PLAN.names, *manifest_schema([]).names}:
             own = f"source_{own}"
-        columns[own] = _as_text(uri, table, name) if _is_awkward(column.type) else column
+        columns[own] = _as_text(uri, table, name) if _is_awkward(column.type) else _plain(column)
     return pa.table(columns)
 
 
@@ -74,6 +74,13 @@ def _line(uri: str, line: str) -> str:
     if line.isprintable() or "://" in line:
         return line
     return local_uri(os.path.join(os.path.dirname(os.path.abspath(uri)), line))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Categories as what they stand for, half floats as floats: rules and the report know no others."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
 def _is_awkward(kind: pa.DataType) -> bool:

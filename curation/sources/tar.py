@@ -11,6 +11,7 @@ from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describ
 from curation.sources.read import open_uri
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
+JSON_LIMIT = 10_000_000  # bytes; img2dataset puts the whole EXIF beside the caption
 
 
 def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
@@ -64,7 +65,8 @@ def _sample(name: str) -> str:
 
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
     reader = tar.extractfile(member)
-    text = reader.read(CAPTION_LIMIT).decode("utf-8", "replace") if reader else ""
+    limit = CAPTION_LIMIT if kind == ".txt" else JSON_LIMIT
+    text = reader.read(limit).decode("utf-8", "replace") if reader else ""
     if kind == ".txt":
         return text.strip()
     try:
@@ -73,7 +75,7 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
         return ""
     if not isinstance(value, str):
         return ""
-    return value.encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
+    return value[:CAPTION_LIMIT].encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
 
 
 def _ends_well(file: BinaryIO, end: int) -> bool:

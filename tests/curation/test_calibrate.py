@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from curation.calibrate import Share, calibrate, curve, with_threshold
 from curation.errors import UsageError
 from curation.labelling.scores import QUESTIONS
 from curation.recipe import load_recipe
+from manifests.schema import BOXES
+from tests.curation.made_run import row, write_run
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -56,9 +59,36 @@ def test_people_are_judged_by_their_best_box(made_run: Path, tmp_path: Path) -> 
 def test_the_line_goes_into_the_recipe() -> None:
     recipe = load_recipe("humans300m")
     assert with_threshold(recipe, QUESTIONS["watermark"], 0.25).rules["watermark"] == "pwatermark < 0.25"
-    assert with_threshold(recipe, QUESTIONS["people"], 0.7).people.min_score == 0.7
+    assert with_threshold(recipe, QUESTIONS["people"], 0.7).people.min_score == pytest.approx(0.7)
     safe = load_recipe("humans300m", ["scorers=[people, watermark, text, style, quality, fingerprint, safety]"])
     assert with_threshold(safe, QUESTIONS["safety"], 0.4).rules["safety"] == "punsafe < 0.4"
+
+
+def test_the_line_that_is_written_says_yes_to_the_score_it_was_found_at() -> None:
+    score = pa.array([0.1 + 0.2], pa.float32())
+    found = score[0].as_py()
+    marked = with_threshold(load_recipe("humans300m"), QUESTIONS["watermark"], found)
+    assert not marked.parsed_rules()[0].passes(pa.table({"pwatermark": score})).any()
+    box = {"x0": 0.0, "y0": 0.0, "x1": 400.0, "y1": 400.0, "score": found}
+    table = pa.table({"person_boxes": pa.array([[box]], BOXES)})
+    for text in ("persons(score > people.min_score) >= 1", "persons(score > 0.9) >= 1"):
+        recipe = with_threshold(load_recipe("humans300m", [f"rules.person={text}"]), QUESTIONS["people"], found)
+        assert recipe.parsed_rules()[-1].passes(table).all()
+
+
+def test_the_rest_of_a_rule_stays_when_its_line_moves() -> None:
+    recipe = load_recipe("humans300m", ["rules.watermark=width > 500 and pwatermark < 0.3 and format == 'JPEG'"])
+    rule = with_threshold(recipe, QUESTIONS["watermark"], 0.25).rules["watermark"]
+    assert rule == "width > 500 and pwatermark < 0.25 and (format == 'JPEG')"
+
+
+def test_labels_by_the_uri_of_a_tar_are_refused(tmp_path: Path) -> None:
+    rows = [row("x.tar", member=f"{n}.jpg", pwatermark=n / 10) for n in range(3)]
+    out = write_run(tmp_path / "out", rows)
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"uri": [row["uri"] for row in rows], "label": [0, 1, 1]}).to_csv(labels)
+    with pytest.raises(UsageError, match="of a tar with several images; tell them apart by a column `uid`"):
+        calibrate("watermark", labels, str(out))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from curation.leeway import leeway, leeway_text
+from curation.recipe import load_recipe
 from curation.record import load_record
 from manifests.store import Store
 from tests.curation.made_run import rejected, row, write_run
@@ -48,3 +49,10 @@ def test_nothing_is_said_where_most_is_kept_or_people_are_not_asked_for(tmp_path
     recipe = {"name": "plain", "scorers": ["quality"], "rules": {"blur": "blur > 300"}}
     other = write_run(tmp_path / "other", [rejected(Path("a.jpg"), "blur")], recipe=recipe)
     assert leeway_text(Store(other)) == ""
+
+
+def test_the_command_names_other_limits_than_the_recipes(tmp_path: Path) -> None:
+    recipe = load_recipe("humans300m", ["people.min_score=0.4", "people.min_short_side=60"]).model_dump(mode="json")
+    unsure = [rejected(Path(f"{n}.jpg"), "person", person_boxes=[person(0.35, 400)]) for n in range(2)]
+    said = leeway_text(Store(write_run(tmp_path / "out", [row("kept.jpg"), *unsure], recipe=recipe)))
+    assert "--set people.min_score=0.3 --set people.min_short_side=60" in said

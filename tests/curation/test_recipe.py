@@ -82,3 +82,20 @@ def test_a_rule_on_a_column_nobody_has_is_refused() -> None:
         load_recipe("humans300m", ["rules.licence=license == 'cc0' and caption < 3"]).check_columns(
             [pa.field("license", pa.int64())]
         )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "license == 5",
+        "width == '5'",
+        "1 / 0 < width",
+        "license + 's' == 'ccs'",
+        "min(license, 'b') == 'a'",
+        "raw == 'a'",
+    ],
+)
+def test_a_rule_that_some_image_would_stop_is_refused_before_any_is_scored(rule: str) -> None:
+    recipe = load_recipe("humans300m", [f"rules.x={rule}"])
+    with pytest.raises(UsageError, match=r"rule 'x': .* cannot be worked out"):
+        recipe.check_columns([pa.field("license", pa.string()), pa.field("raw", pa.binary())])

@@ -34,6 +34,8 @@ TABLE = pa.table(
         ("100 <= height < 500", [True, False, True]),
         ("license == 'cc0'", [True, False, False]),
         ("license != 'cc0'", [False, False, True]),
+        ("license >= 'c'", [True, False, False]),
+        ("license == 'by' or width > 350", [True, False, True]),
         ("persons(score > people.min_score, short_side > 300) >= 1", [True, False, False]),
         ("persons(score > 0.9) == 2", [True, False, False]),
         ("persons() < 1", [False, True, False]),

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import UsageError
-from curation.recipe import Recipe
+from curation.recipe import Recipe, change
 from curation.record import load_record
 from curation.run import Workplace, curate
 from curation.sources import Entry, list_source, read_bytes
@@ -174,6 +176,21 @@ def test_columns_with_taken_names_keep_their_values_and_dates_become_text(tmp_pa
     assert dict(entry.extra) == {"source_source_shard": 5, "source_shard": 99, "when": "2020-01-02"}
 
 
+def test_categories_and_half_floats_are_columns_that_rules_can_read(tmp_path: Path, plain_recipe: Recipe) -> None:
+    write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(2)})
+    table = pa.table(
+        {
+            "path": ["0.jpg", "1.jpg"],
+            "license": pa.array(["cc0", "by"]).dictionary_encode(),
+            "score": pa.array([1.0, 2.0]).cast(pa.float16()),
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    recipe = change(plain_recipe, ["rules.license=license == 'cc0'", "rules.score=score < 1.5"])
+    curate(str(tmp_path / "t.parquet"), str(tmp_path / "out"), recipe, place=HERE)
+    assert pd.read_parquet(tmp_path / "out" / "manifest").reasons.map(list).tolist()[1] == ["license", "score"]
+
+
 def test_globs_and_braces(tmp_path: Path) -> None:
     write(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(4)} | {"[x].jpg": jpeg(5)})
     assert len(listed(tmp_path / "*.jpg")) == 5
@@ -212,6 +229,12 @@ def test_a_tar_gives_images_by_offset_whatever_their_names(tmp_path: Path) -> No
     ]
     assert (entries[0].caption, entries[-1].caption) == ("from json", "schön")
     assert not (tmp_path.parent / "escape.jpg").exists()
+
+
+def test_a_caption_beside_a_large_exif_in_json_is_read(tmp_path: Path) -> None:
+    record = json.dumps({"exif": "x" * 50_000, "caption": "a girl"}).encode()
+    (entry,) = listed(make_tar(tmp_path / "x.tar", [("a.jpg", jpeg(0)), ("a.json", record)]))
+    assert entry.caption == "a girl"
 
 
 def test_links_in_a_tar_are_counted(tmp_path: Path) -> None:
