@@ -120,7 +120,7 @@ def train(job: Job, ranks: Ranks) -> int:
     config, learner = job.config, job.learner
     passes = config.accumulation(ranks.world)
     progress = _resume(job, ranks)
-    if progress.samples_seen >= job.steps * config.total_batch:
+    if _is_over(job, progress):
         say(ranks, f"{job.folder} has already seen all {progress.samples_seen} images; give more --images to go on")
         return 0
 
@@ -158,7 +158,7 @@ def train(job: Job, ranks: Ranks) -> int:
             _check_limits(job, progress)
 
             interval.add(loss, seen.keys)
-            done = late or progress.samples_seen >= job.steps * config.total_batch
+            done = late or _is_over(job, progress)
             if progress.step % config.log_every == 0 or done or asked:
                 log.write(interval.close(progress, lr, float(norm)))
             if progress.step % config.save_every == 0 or done or asked:
@@ -277,6 +277,11 @@ def _forward_backward(job: Job, batches: Iterator[Batch], passes: int, meter: Me
         loss += part.detach() / passes
         keys += batch.mask_keys.sum()
     return Pass(loss, keys, uids, replaced)
+
+
+def _is_over(job: Job, progress: Progress) -> bool:
+    """Whether no whole batch is left: part of one may be, where a run went on with another --batch."""
+    return progress.samples_seen + job.config.total_batch > job.images
 
 
 def _agree(seen: Pass, asked: bool, late: bool, ranks: Ranks) -> tuple[float, int, bool, bool]:

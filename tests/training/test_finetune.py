@@ -13,6 +13,7 @@ from shards.labelled import open_labelled
 from tests.training.test_distributed import torchrun
 from tests.training.test_pretrain import assert_same_run, metrics, tensors
 from training import loop
+from training.checkpoint import newest
 from training.config import TASKS, FinetuneConfig, UsageError, config_from
 from training.distributed import Ranks
 from training.evaluate import evaluate
@@ -113,6 +114,15 @@ def test_a_stopped_run_goes_on_to_the_bit(settings, tmp_path, pretrained, monkey
     monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path / "cache"))
     assert finetune(halting) == 0
     assert_same_run(straight.run_folder, halting.run_folder, 6)
+
+
+def test_a_run_that_goes_on_with_another_batch_ends_with_the_last_whole_one(settings):
+    assert finetune(settings("normals", images=24, max_minutes=1e-9)) == 0  # one step of 4
+    again = settings("normals", images=24, batch=6)
+    assert finetune(again) == 0
+    assert [m["samples_seen"] for m in metrics(again.run_folder)] == [4, 10, 16, 22]
+    assert newest(again.run_folder / "ckpt").name == "step-00000004"
+    assert finetune(again) == 0
 
 
 def test_the_encoder_starts_from_the_pretrained_and_is_trained_too(settings, pretrained):
