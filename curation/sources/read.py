@@ -9,10 +9,13 @@ import fsspec
 
 
 def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
-    """Bytes `offset` to `offset + size` of a local path or fsspec URL; all of it with size -1.
+    """Bytes `offset` to `offset + size` of a local path or fsspec URL; all of it with offset 0 and size -1.
 
     Raises whatever the file system raises; EOFError where fewer bytes are there than asked for.
     """
+    if size < 0 and _is_remote(uri):  # one request, whose error says what happened; opening a URL asks for its size first
+        fs, path = fsspec.core.url_to_fs(uri)
+        return bytes(fs.cat_file(path))
     with open_uri(uri) as file:
         if offset:
             file.seek(offset)
@@ -26,9 +29,14 @@ def open_uri(uri: str) -> BinaryIO:
     """Open a path or URL for reading; `file://` URLs may hold percent-encoded bytes that are not UTF-8."""
     if uri.startswith("file://"):
         return _open_regular(unquote_to_bytes(uri.removeprefix("file://")))
-    if "://" not in uri:
+    if not _is_remote(uri):
         return _open_regular(uri)
-    return fsspec.open(uri, "rb").open()
+    fs, path = fsspec.core.url_to_fs(uri)  # `fsspec.open` would take the ? of a query for a pattern
+    return fs.open(path, "rb")
+
+
+def _is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")
 
 
 def _open_regular(path: str | bytes) -> BinaryIO:

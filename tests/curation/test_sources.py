@@ -324,11 +324,13 @@ def test_urls_in_a_table_are_fetched_and_a_missing_one_is_a_failed_row(
 ) -> None:
     write(tmp_path / "web", {f"{i}.jpg": jpeg(i) for i in range(5)})
     table = tmp_path / "urls.txt"
-    table.write_text("\n".join(f"{web}/{i}.jpg" for i in range(6)))
+    urls = [*(f"{web}/{i}.jpg?width=640&of[]=*" for i in range(6)), "http://127.0.0.1:1/a.jpg"]
+    table.write_text("\n".join(urls))
     counts = curate(str(table), str(tmp_path / "out"), plain_recipe, place=HERE)
-    assert (counts.inputs, counts.failed) == (6, 1)
+    assert (counts.inputs, counts.failed) == (7, 2)
     manifest = pd.read_parquet(tmp_path / "out" / "manifest")
     assert manifest.error_message.tolist()[5].startswith("FileNotFoundError")
+    assert manifest.error_message.tolist()[6].startswith("ClientConnectorError: Cannot connect")
     assert verify(str(tmp_path / "out"))[1] == []
 
 
