@@ -13,7 +13,7 @@ def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
 
     Raises whatever the file system raises; EOFError where fewer bytes are there than asked for.
     """
-    if size < 0 and _is_remote(uri):  # one request, whose error says what happened; opening a URL asks for its size first
+    if size < 0 and _is_remote(uri):  # one request, whose error says what happened
         fs, path = fsspec.core.url_to_fs(uri)
         return bytes(fs.cat_file(path))
     with open_uri(uri) as file:
