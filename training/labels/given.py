@@ -14,6 +14,7 @@ UNKNOWN_CLASS = "unknown class"
 EMPTY = "nothing is labelled"
 OUTSIDE = "box outside the image"
 CROWD = "a crowd, not a person"
+OTHER = "another category"
 
 
 class LabelError(ValueError):

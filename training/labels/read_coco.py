@@ -9,7 +9,7 @@ from reprlib import repr as shortened
 from typing import Any
 
 from training.config import UsageError
-from training.labels.given import BROKEN_LABEL, NOWHERE, Given, GivenPerson, LabelError
+from training.labels.given import BROKEN_LABEL, NOWHERE, OTHER, Given, GivenPerson, LabelError
 from training.labels.sets import KeypointSet, shipped
 
 WHOLE_BODY = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
@@ -22,10 +22,10 @@ def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[
     """
     content = _load(path)
     keypoints = keypoints or _recognise(path, content)
-    order = _order(path, content, keypoints)
+    order, others = _order(path, content, keypoints), _others(content, keypoints)
     people: dict[Any, list[GivenPerson]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
-        people[_identity(annotation.get("image_id"))].append(_person(annotation, number, order))
+        people[_identity(annotation.get("image_id"))].append(_person(annotation, number, order, others))
     given = []
     for entry in content["images"]:
         if found := people.pop(_identity(entry.get("id")), None):
@@ -54,25 +54,41 @@ def _identity(value: Any) -> Hashable:
     return value if isinstance(value, Hashable) else str(value)
 
 
-def _category_names(content: dict[str, Any]) -> tuple[str, ...]:
-    categories = content.get("categories")
-    for category in categories if isinstance(categories, list) else ():
-        names = category.get("keypoints") if isinstance(category, dict) else None
-        if isinstance(names, list) and names:
-            return tuple(map(str, names))
-    return ()
+def _categories(content: dict[str, Any]) -> dict[Hashable, tuple[str, tuple[str, ...]]]:
+    """Name and names of keypoints of the file's categories by their ids."""
+    found = {}
+    given = content.get("categories")
+    for category in given if isinstance(given, list) else ():
+        if isinstance(category, dict):
+            names = category.get("keypoints")
+            keypoints = tuple(map(str, names)) if isinstance(names, list) else ()
+            found[_identity(category.get("id"))] = (str(category.get("name", category.get("id"))), keypoints)
+    return found
+
+
+def _named(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The lists of names by which the categories call their keypoints."""
+    return [names for _, names in _categories(content).values() if names]
+
+
+def _others(content: dict[str, Any], keypoints: KeypointSet) -> dict[Hashable, str]:
+    """Categories with other keypoints than those of the set, such as animals, where one has these: id → name."""
+    categories, ours = _categories(content), set(keypoints.names)
+    if not any(set(names) == ours for _, names in categories.values()):
+        return {}
+    return {identity: name for identity, (name, names) in categories.items() if names and set(names) != ours}
 
 
 def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
     first: dict[str, Any] = next((a for a in content["annotations"] if isinstance(a.get("keypoints"), list)), {})
     if "face_kpts" in first:
         return KeypointSet.load("wholebody133")
-    names, count = _category_names(content), len(first.get("keypoints", ())) // 3
+    named, count = _named(content), len(first.get("keypoints", ())) // 3
     known = [KeypointSet.load(name) for name in shipped("keypoints")]
     for candidate in known:
-        if set(candidate.names) == set(names) or (not names and len(candidate.names) == count):
+        if set(candidate.names) in map(set, named) or (not named and len(candidate.names) == count):
             return candidate
-    if not names and not count:
+    if not named and not count:
         raise UsageError(f"{path} has no list 'keypoints' in any of its annotations; give a file of keypoints")
     raise UsageError(
         f"{path} has {count} keypoints by names that no shipped set has ({', '.join(shipped('keypoints'))}); "
@@ -81,20 +97,26 @@ def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
 
 
 def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple[int, ...]:
-    """Where in the file's lists each keypoint of the set stands, by the names of the file's category."""
-    names = _category_names(content)
-    if len(names) != len(keypoints.names):  # COCO-WholeBody names only the first 17
+    """Where in the file's lists each keypoint of the set stands, by the names of the file's categories."""
+    as_many = [names for names in _named(content) if len(names) == len(keypoints.names)]
+    if not as_many:  # COCO-WholeBody names only the first 17
         return tuple(range(len(keypoints.names)))
-    if set(names) != set(keypoints.names):
-        strange = sorted(set(names) - set(keypoints.names))
+    names = next((names for names in as_many if set(names) == set(keypoints.names)), None)
+    if names is None:
+        strange = sorted(set(as_many[0]) - set(keypoints.names))
         raise UsageError(
             f"{path} calls keypoints {', '.join(strange[:3])}, which {keypoints.name} does not have; give --set"
         )
     return tuple(names.index(name) for name in keypoints.names)
 
 
-def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...]) -> GivenPerson:
+def _person(
+    annotation: dict[str, Any], number: int, order: tuple[int, ...], others: dict[Hashable, str]
+) -> GivenPerson:
     member = str(annotation.get("id", number))
+    if other := others.get(_identity(annotation.get("category_id"))):
+        error = LabelError(OTHER, f"it is of the category {other}, whose keypoints are others")
+        return GivenPerson(member, (), refused=error)
     try:
         keypoints, box = _keypoints(annotation, order), _box(annotation)
         area = sum(_numbers(annotation, "area")) or float("nan")  # 0 says no more than leaving it out

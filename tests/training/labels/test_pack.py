@@ -239,6 +239,18 @@ def test_308_keypoints_and_a_set_of_ones_own(tmp_path: Path) -> None:
         packed("pose", tmp_path / "unknown", path)
 
 
+def test_animals_in_the_same_file_are_not_packed_as_people(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "coco", [person(0, category_id=7), person(1)])
+    content = json.loads(path.read_text())
+    dog = {"id": 7, "name": "dog", "keypoints": [f"paw {number}" for number in range(17)]}
+    people = {"id": 1, "name": "person", "keypoints": list(KeypointSet.load("coco17").names)}
+    path.write_text(json.dumps(content | {"categories": [dog, people]}))
+    labels = packed("pose", tmp_path / "out", path)
+    assert labels["keypoints"]["name"] == "coco17"
+    assert labels["counts"]["packed"] == 1
+    assert refusals(tmp_path / "out") == {"another category": "it is of the category dog, whose keypoints are others"}
+
+
 def test_a_photo_on_its_side_and_a_png_become_upright_jpegs(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "coco", [person(0), person(1)])
     pixels = simplejpeg.decode_jpeg(photo(0))
