@@ -20,6 +20,9 @@ from shards.rgb import to_rgb
 MAX_PIXELS = 200_000_000
 """Larger images are refused before their pixels are decoded."""
 
+MAX_SIDE = 65_500
+"""So are those that are longer than a JPEG can be, as what becomes of them is one."""
+
 _ATTEMPTS = 10
 
 
@@ -103,6 +106,8 @@ class Encoded:
             raise BrokenImage(f"not an image: {error}") from error
         if self.height * self.width > MAX_PIXELS:
             raise BrokenImage(f"{self.width} x {self.height} px is more than {MAX_PIXELS} pixels")
+        if max(self.height, self.width) > MAX_SIDE:
+            raise BrokenImage(f"{self.width} x {self.height} px has a side of more than {MAX_SIDE} pixels")
 
     @property
     def is_upright_jpeg(self) -> bool:

@@ -225,6 +225,11 @@ def test_every_kind_of_picture_becomes_upright_rgb():
     assert grey.shape == (40, 60, 3)
 
 
+def test_what_is_longer_than_a_jpeg_can_be_is_refused():
+    with pytest.raises(BrokenImage, match="65501 x 2 px has a side of more than 65500 pixels"):
+        Encoded(encoded(Image.new("L", (65501, 2)), "PNG"))
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", photo(1)[:400], photo(1)[:20], b"\xff\xd8\xff" + bytes(100)])
 def test_what_is_not_a_whole_picture_is_broken(data):
     with pytest.raises(BrokenImage):
