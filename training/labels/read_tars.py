@@ -114,9 +114,9 @@ def _pose(path: Path, key: str, members: Members, record: dict[str, Any], keypoi
         return give(refused=LabelError(UNLABELLED, f"{key}.json has no keypoints"))
     try:
         people = _people(record, keypoints)
+        size = (int(record["height"]), int(record["width"])) if record.get("height") and record.get("width") else None
     except (KeyError, ValueError, TypeError) as error:
         return give(refused=LabelError(BROKEN_LABEL, f"the keypoints in {key}.json cannot be read: {error}"))
-    size = (record["height"], record["width"]) if "height" in record and "width" in record else None
     return give(people=people, size=size)
 
 
@@ -129,7 +129,7 @@ def _people(record: dict[str, Any], keypoints: KeypointSet) -> tuple[GivenPerson
     if sorted(names) != sorted(keypoints.names) or len(names) != found.shape[1]:
         raise ValueError(f"they are not the {len(keypoints.names)} of {keypoints.name}")
     order = [names.index(name) for name in keypoints.names]
-    boxes = [(float(p["x0"]), float(p["y0"]), float(p["x1"]), float(p["y1"])) for p in record.get("persons", ())]
+    boxes = [(float(p["x0"]), float(p["y0"]), float(p["x1"]), float(p["y1"])) for p in record.get("persons") or ()]
     return tuple(
         GivenPerson(str(number), tuple(points[order].ravel()), _box_of(points, boxes))
         for number, points in enumerate(found)
@@ -139,7 +139,9 @@ def _people(record: dict[str, Any], keypoints: KeypointSet) -> tuple[GivenPerson
 def _box_of(
     points: np.ndarray, boxes: list[tuple[float, float, float, float]]
 ) -> tuple[float, float, float, float] | None:
-    """The smallest of the boxes that hold the most labelled keypoints."""
+    """The smallest of the boxes that hold the most labelled keypoints; None where that is less than half of them: then
+    it is somebody else's.
+    """
     x, y = points[points[:, 2] > 0, :2].T
 
     def fit(box: tuple[float, float, float, float]) -> tuple[int, float]:
@@ -147,4 +149,5 @@ def _box_of(
         inside = int(((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)).sum())
         return inside, -(x1 - x0) * (y1 - y0)
 
-    return max(boxes, key=fit, default=None)
+    best = max(boxes, key=fit, default=None)
+    return best if best and 2 * fit(best)[0] >= len(x) else None

@@ -287,6 +287,22 @@ def test_a_tar_with_names_and_boxes(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_people_of_a_tar_are_not_given_the_boxes_of_others(tmp_path: Path) -> None:
+    names = list(KeypointSet.load("lsp14").names)
+    record = {
+        "keypoint_names": names,
+        "keypoints": [[10.0 + k, 20.0, 2] for k in range(14)],
+        "persons": [{"x0": 22, "y0": 15, "x1": 90, "y1": 80}],  # holds two
+        "width": None,
+        "height": None,
+    }
+    members = [("0.json", json.dumps(record).encode()), ("0.jpg", photo(0))]
+    members += [("1.json", json.dumps(record | {"persons": None}).encode()), ("1.jpg", photo(1))]
+    packed("pose", tmp_path / "out", write_members(tmp_path / "a.tar", members))
+    data = open_labelled(str(tmp_path / "out"))
+    assert data.read(0, 0).box == data.read(0, 1).box == (8, 18, 25, 22)
+
+
 # -- dense -------------------------------------------------------------------------------------------------------------
 
 
