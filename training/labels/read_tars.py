@@ -56,12 +56,17 @@ def read_tar_dense(path: Path, task: Task, how: Convention) -> list[Given]:
 
 def _samples(path: Path) -> dict[str, Members]:
     samples: dict[str, Members] = {}
+    end = 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                end = member.offset_data + -(-member.size // 512) * 512
                 key, suffix = key_and_suffix(member.name)
                 if member.isfile() and key:
                     samples.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+            file.seek(end)
+            if file.read(512) != bytes(512):
+                raise tarfile.ReadError("it ends without the closing block")
     except (OSError, tarfile.TarError) as error:
         raise UsageError(f"{path} is not a whole, plain tar ({error}); copy it again") from error
     return samples

@@ -453,6 +453,10 @@ def test_what_cannot_be_packed_at_all_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UsageError, match="is not a whole, plain tar"):
         packed("parts", tmp_path / "out", tmp_path / "bad.tar")
+    whole = write_members(tmp_path / "whole.tar", [("a.jpg", photo(0)), ("a.png", b"x"), ("b.jpg", photo(1))])
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[: 3 * 512 + len(photo(0)) // 512 * 512 + 512])  # after a.png
+    with pytest.raises(UsageError, match=r"cut.tar is not a whole, plain tar \(it ends without the closing block\)"):
+        packed("parts", tmp_path / "out", tmp_path / "cut.tar")
     with pytest.raises(UsageError, match="has no folder 'normals'"):
         packed("normals", tmp_path / "out", tmp_path)
     twice = write_folder(tmp_path / "twice", "parts", {"a.png": np.zeros((4, 4), np.uint8), "a.npy": np.zeros((4, 4))})
