@@ -56,5 +56,6 @@ def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:
     stats = store.read_json(shard_stats_file(shard))
     if not isinstance(stats, dict) or not {"failed", "sha256", "sizes", "successes"} <= set(stats):
         return None
+    names = {name.rsplit("/", 1)[-1] for name in (tar_file(shard), table_file(shard))}
     sound = all(store.size(f"shards/{name}") == size for name, size in stats["sizes"].items())
-    return stats if sound else None
+    return stats if sound and set(stats["sizes"]) == names == set(stats["sha256"]) else None

@@ -90,7 +90,9 @@ def read_plan(store: Store) -> Plan:
     with store.open(PLAN_FILE) as file:
         try:
             metadata = pq.ParquetFile(file)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # Arrow's own are OSErrors too, without a number
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise UsageError(f"{store.root}/{PLAN_FILE} is damaged ({error}); start in another folder") from None
         extras = tuple(extra_fields(metadata.schema_arrow))
         rows, groups = metadata.metadata.num_rows, metadata.metadata.num_row_groups

@@ -54,17 +54,21 @@ def load_record(store: Store) -> Record:
         raise UsageError(
             f"{store.root} holds no {RUN_FILE} of a curation; start with `sapiens-curate run SOURCE {store.root}`"
         )
-    return Record(
-        source=values["source"],
-        plan_hash=values["plan_hash"],
-        inputs=values["inputs"],
-        recipe=from_dict(values["recipe"], RUN_FILE),
-        passed_over=values["passed_over"],
-        models=values["models"],
-        counts=Counts(**values["counts"]),
-        decided=values["decided"],
-        packed=values["packed"],
-        manifest=values.get("manifest", ""),  # earlier versions did not write it
-        shards=values["shards"],
-        stages=values["stages"],
-    )
+    try:
+        return Record(
+            source=values["source"],
+            plan_hash=values["plan_hash"],
+            inputs=values["inputs"],
+            recipe=from_dict(values["recipe"], RUN_FILE),
+            passed_over=values["passed_over"],
+            models=values["models"],
+            counts=Counts(**values["counts"]),
+            decided=values["decided"],
+            packed=values["packed"],
+            manifest=values.get("manifest", ""),  # earlier versions did not write it
+            shards=values["shards"],
+            stages=values["stages"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{store.root}/{RUN_FILE} is damaged ({what}); put it back, or start elsewhere") from None

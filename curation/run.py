@@ -29,7 +29,7 @@ from curation.progress import Meter, meter
 from curation.recipe import Recipe, load_recipe
 from curation.record import RUN_FILE, Record, load_record
 from curation.score import UnitJob, score_unit
-from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, write_index
+from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, wids_index
 from curation.sources.absent import need_source
 from manifests.account import Counts, numbered
 from manifests.store import Store, content_hash
@@ -232,7 +232,7 @@ class Stages:
             with meter(f"pack {numbered(orphans, 'repeat')} of lost images", orphans, self.console) as again:
                 lost = self._pack(pool, jobs, again)
             record.counts = settle_manifest(self.store, plan)
-        write_index(self.store, record.shards)
+        self.store.write_json(WIDS_FILE, wids_index([stats for stats in self._shard_stats(record) if stats]))
         record.packed, record.manifest = record.decided, manifest_hash(self.store)
         record.time("pack", shown.seconds, record.counts.kept)
         record.save(self.store)
@@ -279,11 +279,13 @@ class Stages:
         return content_hash([recipe.hash, plan.hash, [stats["sha256"] for stats in units if stats]])
 
     def _is_packed(self, record: Record, state: str) -> bool:
-        return (
-            record.packed == state
-            and self._manifest_is_sound(record)
-            and all(shard_stats(self.store, shard) for shard in range(record.shards))
-        )
+        if record.packed != state or not self._manifest_is_sound(record):
+            return False
+        stats = self._shard_stats(record)
+        return all(stats) and self.store.read_json(WIDS_FILE) == wids_index([one for one in stats if one])
+
+    def _shard_stats(self, record: Record) -> list[dict[str, Any] | None]:
+        return [shard_stats(self.store, shard) for shard in range(record.shards)]
 
     def _manifest_is_sound(self, record: Record) -> bool:
         return record.manifest == manifest_hash(self.store)

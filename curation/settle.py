@@ -45,18 +45,13 @@ def settle_manifest(store: Store, plan: Plan) -> Counts:
     return sum(in_order(settle, plan.units), Counts())
 
 
-def write_index(store: Store, shards: int) -> None:
-    """`wids.json`: the shards with their sizes, for readers that want an index."""
+def wids_index(stats: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `wids.json` holds for readers that want an index: the shards with their sizes. `stats` are the shards'."""
     shardlist = []
-    for shard in range(shards):
-        stats = shard_stats(store, shard)
-        assert stats is not None, f"shard {shard} is not committed"
-        size = stats["sizes"][tar_file(shard).rsplit("/", 1)[-1]]
-        shardlist.append({"url": tar_file(shard), "nsamples": stats["successes"], "filesize": size})
-    store.write_json(
-        WIDS_FILE,
-        {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "sapiens-curate", "shardlist": shardlist},
-    )
+    for shard, of_one in enumerate(stats):
+        size = of_one["sizes"][tar_file(shard).rsplit("/", 1)[-1]]
+        shardlist.append({"url": tar_file(shard), "nsamples": of_one["successes"], "filesize": size})
+    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "sapiens-curate", "shardlist": shardlist}
 
 
 def drop_shards_from(store: Store, first: int) -> None:

@@ -12,6 +12,7 @@ from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
 from curation.record import load_record
+from curation.settle import WIDS_FILE, wids_index
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
 
@@ -42,6 +43,9 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n), record.shards)):
         kept += packed
         faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
+    stats = [shard_stats(store, shard) for shard in range(record.shards)]
+    if record.packed and all(stats) and store.read_json(WIDS_FILE) != wids_index([one for one in stats if one]):
+        faults.append(f"{WIDS_FILE} does not list the shards that are there; `sapiens-curate pack {out}` makes it anew")
     if kept != total.kept:
         faults.append(f"the shards hold {kept} images, the manifest keeps {total.kept}")
     if not record.decided:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 
@@ -126,9 +127,38 @@ def test_a_lost_file_is_made_again_and_a_damaged_one_is_found(tmp_path: Path, pl
     assert any("plan.parquet is not the plan" in fault for fault in verify(str(out))[1])
     damage(plan, 40)
     assert ["plan.parquet is not the plan" in fault for fault in verify(str(out))[1]] == [True]
+    damage(
+        plan, plan.stat().st_size - 8 - int.from_bytes(plan.read_bytes()[-8:-4], "little")
+    )  # where the footer begins
+    with pytest.raises(UsageError, match=r"plan.parquet is damaged"):
+        verify(str(out))
     plan.write_bytes(plan.read_bytes()[:-8])
     with pytest.raises(UsageError, match=r"plan.parquet is damaged"):
         verify(str(out))
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace("nsamples", "nsample3"), None])
+def test_the_index_of_the_shards_is_checked_and_made_anew(
+    tmp_path: Path, plain_recipe: Recipe, change: Callable[[str], str] | None
+) -> None:
+    source, out = good_photos(tmp_path / "photos"), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    index, whole = out / "wids.json", contents(out)
+    whole_index = index.read_text()
+    index.write_text(change(whole_index)) if change else index.unlink()
+    assert any("wids.json does not list the shards" in fault for fault in verify(str(out))[1])
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    assert (index.read_text(), contents(out)) == (whole_index, whole)
+
+
+def test_stats_that_vouch_for_another_shards_files_are_a_fault(tmp_path: Path, plain_recipe: Recipe) -> None:
+    out = tmp_path / "out"
+    curate(str(good_photos(tmp_path / "photos")), str(out), plain_recipe, place=HERE)
+    stats = out / "shards" / "00000_stats.json"
+    whole = json.loads(stats.read_text())
+    whole["sha256"]["00004.parquet"] = whole["sha256"].pop("00000.parquet")
+    stats.write_text(json.dumps(whole))
+    assert any(fault.startswith("shard 00000: is missing") for fault in verify(str(out))[1])
 
 
 def damage(table: Path, at: int) -> None:
@@ -528,6 +558,18 @@ def test_the_run_json_of_another_program_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"conventions": {}}')
     with pytest.raises(UsageError, match=r"holds no run\.json of a curation; start with"):
         write_report(tmp_path)
+
+
+def test_a_run_json_that_lacks_a_field_is_told(tmp_path: Path, plain_recipe: Recipe) -> None:
+    out = tmp_path / "out"
+    curate(str(good_photos(tmp_path / "photos", 2)), str(out), plain_recipe, place=HERE)
+    record = out / "run.json"
+    whole = json.loads(record.read_text())
+    whole["counts"]["kepp"] = whole["counts"].pop("kept")
+    for damaged in ({key: value for key, value in whole.items() if key != "passed_over"}, whole):
+        record.write_text(json.dumps(damaged))
+        with pytest.raises(UsageError, match=r"run\.json is damaged .* put it back"):
+            verify(str(out))
 
 
 def test_an_empty_folder_and_a_missing_one_are_one_sentence(tmp_path: Path, plain_recipe: Recipe) -> None:
