@@ -232,7 +232,9 @@ class Stages:
             with meter(f"pack {numbered(orphans, 'repeat')} of lost images", orphans, self.console) as again:
                 lost = self._pack(pool, jobs, again)
             record.counts = settle_manifest(self.store, plan)
-        self.store.write_json(WIDS_FILE, wids_index([stats for stats in self._shard_stats(record) if stats]))
+        stats = self._shard_stats(record)
+        assert all(stats), f"shards {[n for n, one in enumerate(stats) if not one]} are not committed"
+        self.store.write_json(WIDS_FILE, wids_index([one for one in stats if one]))
         record.packed, record.manifest = record.decided, manifest_hash(self.store)
         record.time("pack", shown.seconds, record.counts.kept)
         record.save(self.store)
