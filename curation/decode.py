@@ -27,6 +27,7 @@ _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip fo
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 MAX_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice this; its own bound is below ours
 ORIENTATION_TAG = 0x0112
 BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
 

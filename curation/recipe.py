@@ -19,6 +19,7 @@ from manifests.store import content_hash
 WEIGHTS = ("people", "text", "clip")
 BUILT_IN = ("humans300m", "humans1b")
 RESERVED = ("inputs", "readable", "duplicate")
+_TEXT, _BOOLEAN = "tag:yaml.org,2002:str", "tag:yaml.org,2002:bool"
 
 
 class _Strict(BaseModel):
@@ -232,9 +233,11 @@ def _read(name: str) -> Any:
 
 
 class _NoDoubles(yaml.SafeLoader):
-    """A key written twice is an error, not the second value."""
+    """A key written twice is an error, not the second value; `yes` and `no` as keys are text, not booleans."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            key.tag = _TEXT if key.tag == _BOOLEAN else key.tag
         keys = [key.value for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.YAMLError(f"the key {twice[0]!r} stands there twice")
@@ -255,7 +258,7 @@ def _override(values: Any, overrides: list[str]) -> Any:
             if not isinstance(target, dict):
                 raise UsageError(f"--set {item!r}: {parent!r} holds a value, not a section")
         try:
-            target[last] = yaml.safe_load(text)
+            target[last] = yaml.load(text, _NoDoubles)
         except yaml.YAMLError:
             raise UsageError(f"--set {item!r}: the value cannot be read; quote it as YAML asks") from None
     return values

@@ -1,8 +1,10 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from curation.decode import DamagedImage, EmptyFile, TooManyPixels, UnsupportedFormat, decode
+from curation.decode import DamagedImage, EmptyFile, TooManyPixels, UnsupportedFormat, decode, open_image
 from tests.curation.photos import BAD, GOOD, encode, scene, with_exif
 
 VERDICTS = {
@@ -69,3 +71,16 @@ def test_files_of_unknown_kinds_are_opened_by_pillow_alone(monkeypatch: pytest.M
     monkeypatch.setattr(Image, "open", lambda _: pytest.fail("not Pillow's own"))
     with pytest.raises(UnsupportedFormat):
         decode(b"no image")
+
+
+def test_200_million_pixels_are_allowed_and_no_more() -> None:
+    def header(width: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("1", (8, 8)).save(file, "BMP")
+        data = bytearray(file.getvalue())
+        data[18:26] = width.to_bytes(4, "little") + (10_000).to_bytes(4, "little")
+        return bytes(data)
+
+    assert open_image(header(20_000))[0].width == 20_000
+    with pytest.raises(TooManyPixels):
+        open_image(header(20_001))

@@ -99,3 +99,17 @@ def test_a_rule_that_some_image_would_stop_is_refused_before_any_is_scored(rule:
     recipe = load_recipe("humans300m", [f"rules.x={rule}"])
     with pytest.raises(UsageError, match=r"rule 'x': .* cannot be worked out"):
         recipe.check_columns([pa.field("license", pa.string()), pa.field("raw", pa.binary())])
+
+
+def test_yes_and_no_are_the_keys_of_a_concept(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text(
+        "name: words\nprofile: full\nlazy: no\nscorers: [concepts, watermark]\nconcepts:\n  tattoo:\n"
+        "    yes: [a tattooed arm]\n    no: [bare skin]\nrules: {}\n"
+        "classifiers: {watermark: {model: resnet10t, weights: w.pt, yes: 1}}\n"
+    )
+    recipe = load_recipe(str(path), ["concepts.hat={yes: [a hat], no: [bare head]}"])
+    assert recipe.concepts["tattoo"].yes == ("a tattooed arm",)
+    assert recipe.concepts["hat"].no == ("bare head",)
+    assert recipe.classifiers["watermark"].yes == 1
+    assert not recipe.lazy
