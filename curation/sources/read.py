@@ -2,20 +2,27 @@
 
 import os
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import fsspec
+
+PATIENCE = 30.0
+"""Seconds without a byte after which a web server is given up: its default of 300 would hold up a whole unit."""
 
 
 def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
     """Bytes `offset` to `offset + size` of a local path or fsspec URL; all of it with offset 0 and size -1.
 
-    Raises whatever the file system raises; EOFError where fewer bytes are there than asked for.
+    Raises whatever the file system raises; EOFError where fewer bytes are there than asked for, TimeoutError where a
+    web server does not answer for `PATIENCE` seconds.
     """
     if size < 0 and _is_remote(uri):  # one request, whose error says what happened
-        fs, path = fsspec.core.url_to_fs(uri)
-        return bytes(fs.cat_file(path))
+        fs, path = _file_system(uri)
+        try:
+            return bytes(fs.cat_file(path))
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer for {PATIENCE:g} seconds") from error
     with open_uri(uri) as file:
         if offset:
             file.seek(offset)
@@ -31,8 +38,20 @@ def open_uri(uri: str) -> BinaryIO:
         return _open_regular(unquote_to_bytes(uri.removeprefix("file://")))
     if not _is_remote(uri):
         return _open_regular(uri)
-    fs, path = fsspec.core.url_to_fs(uri)  # `fsspec.open` would take the ? of a query for a pattern
+    fs, path = _file_system(uri)
     return fs.open(path, "rb")
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it; `fsspec.open` would take the ? of a query for a pattern."""
+    protocol, options = uri.partition("://")[0], {}
+    if protocol in {"http", "https"}:
+        from aiohttp import ClientTimeout  # for URLs alone
+
+        configured = fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
+        patience = ClientTimeout(total=300, sock_connect=PATIENCE, sock_read=PATIENCE)
+        options = {"client_kwargs": {"timeout": patience, **configured}}
+    return fsspec.core.url_to_fs(uri, **options)
 
 
 def _is_remote(uri: str) -> bool:

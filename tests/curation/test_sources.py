@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import socket
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -332,6 +333,13 @@ def test_urls_in_a_table_are_fetched_and_a_missing_one_is_a_failed_row(
     assert manifest.error_message.tolist()[5].startswith("FileNotFoundError")
     assert manifest.error_message.tolist()[6].startswith("ClientConnectorError: Cannot connect")
     assert verify(str(tmp_path / "out"))[1] == []
+
+
+def test_a_web_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.sources.read.PATIENCE", 0.2)
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, pytest.raises(TimeoutError, match=r"no answer for 0\.2 seconds"):
+        read_bytes(f"http://127.0.0.1:{silent.getsockname()[1]}/a.jpg")
 
 
 def test_output_on_another_file_system(tmp_path: Path, plain_recipe: Recipe) -> None:
