@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from shards.rgb import NoWhite, to_rgb
+from shards.rgb import MAX_PIXELS, NoWhite, to_rgb
 
 try:
     from pillow_heif import register_heif_opener
@@ -26,8 +26,6 @@ except ImportError:  # HEIC is then refused with UnsupportedFormat
 _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip for files of unknown kinds
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
-MAX_PIXELS = 200_000_000
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice this; its own bound is below ours
 ORIENTATION_TAG = 0x0112
 BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
 

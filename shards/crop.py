@@ -15,13 +15,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.draws import uniforms
-from shards.rgb import to_rgb
-
-MAX_PIXELS = 200_000_000
-"""Larger images are refused before their pixels are decoded."""
+from shards.rgb import MAX_PIXELS, to_rgb
 
 MAX_SIDE = 65_500
-"""So are those that are longer than a JPEG can be, as what becomes of them is one."""
+"""Images that are longer than a JPEG can be are refused, as what becomes of them is one."""
 
 _ATTEMPTS = 10
 

@@ -3,6 +3,10 @@
 import numpy as np
 from PIL import Image
 
+MAX_PIXELS = 200_000_000
+"""Larger pictures are refused before their pixels are decoded."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice this; its own bound is below ours
+
 
 class NoWhite(Exception):
     """Pixels of a kind that has no stated white."""
