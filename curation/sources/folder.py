@@ -14,6 +14,7 @@ from curation.sources.tar import list_tar
 CURATED = frozenset(".lock plan.parquet run.json wids.json report.html scores embeddings manifest shards".split())
 """What a run writes into its output folder. Photos that lie beside these, as where OUT was SOURCE, are photos."""
 
+HEIF_BRANDS = frozenset(b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -101,7 +102,7 @@ def _is_image(path: str) -> bool:
     return (
         head.startswith(SIGNATURES)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and (head[8:12] in {b"heic", b"avif", b"mif1"}))
+        or (head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS)
     )
 
 

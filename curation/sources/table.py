@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -27,6 +29,8 @@ PATH_COLUMNS = (
     "uri",
     "jpg",
 )
+NAME_IN_DIGITS = r"^[+-]?0\d|^[+-]?\d{20,}$"
+"""Of a number's text in a CSV: zeros in front, or more digits than 64 bits hold."""
 CAPTION_COLUMNS = ("caption", "text", "alt", "description")
 
 
@@ -108,17 +112,36 @@ def list_table(uri: str, table: pa.Table) -> Iterator[Entry]:
 def _read(uri: str) -> pa.Table:
     kind = suffix(uri)
     try:
+        if kind in {".csv", ".tsv"}:
+            return _read_csv(uri, "\t" if kind == ".tsv" else ",")
         with open_uri(uri) as file:
             if kind == ".parquet":
                 return pyarrow.parquet.read_table(file)
             if kind == ".jsonl":
                 return pyarrow.json.read_json(file)
-            if kind == ".txt":
-                lines = file.read().decode("utf-8-sig", "surrogateescape").splitlines()
-                return pa.table({"path": pa.array([_line(uri, line) for line in lines if line.strip()], pa.string())})
-            parse = pyarrow.csv.ParseOptions(delimiter="\t" if kind == ".tsv" else ",", newlines_in_values=True)
-            return pyarrow.csv.read_csv(file, parse_options=parse)
+            lines = file.read().decode("utf-8-sig", "surrogateescape").splitlines()
+            return pa.table({"path": pa.array([_line(uri, line) for line in lines if line.strip()], pa.string())})
     except FileNotFoundError:
         raise UsageError(f"{uri} is not there; give a table that exists") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise UsageError(f"{uri} cannot be read as {kind[1:]}: {error}; save it as UTF-8 or parquet") from None
+
+
+def _read_csv(uri: str, delimiter: str) -> pa.Table:
+    """A table whose columns of names in digits, as 007, are text: as numbers they would be other names."""
+
+    def read(**options: Any) -> pa.Table:
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        convert = pyarrow.csv.ConvertOptions(**options)
+        with open_uri(uri) as file:
+            return pyarrow.csv.read_csv(file, parse_options=parse, convert_options=convert)
+
+    table = read()
+    kinds = {field.name: field.type for field in table.schema}
+    numbers = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+    if not numbers:
+        return table
+    texts = read(include_columns=numbers, column_types=dict.fromkeys(numbers, pa.string()))
+    names = {name for name in numbers if pc.any(pc.match_substring_regex(texts[name], NAME_IN_DIGITS)).as_py()}
+    columns = [texts[name] if name in names else table[number] for number, name in enumerate(table.column_names)]
+    return pa.table(columns, names=table.column_names)

@@ -23,7 +23,7 @@ from curation.run import Workplace, curate
 from curation.sources import Entry, list_source, read_bytes
 from curation.verify import verify
 from manifests.store import Store
-from tests.curation.photos import jpeg, write
+from tests.curation.photos import encode, jpeg, scene, write
 
 HERE = Workplace(workers=0)
 
@@ -53,6 +53,16 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert [Path(e.uri).name for e in entries] == ["a.jpg", "1.jpeg", "2.JPG", "odd.dat"]
     assert entries[1].caption == "a caption"
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
+
+
+def test_photos_without_a_suffix_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+    pictures = {kind: encode(scene(1), kind) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")}
+    brands = ("avis", "heic", "heix", "hevc", "hevx", "mif1", "msf1")
+    pictures |= {brand: b"\0\0\0\x18ftyp" + brand.encode() + b"\0" * 8 for brand in brands}
+    video = b"\0\0\0\x18ftypisom" + b"\0" * 8
+    listing = list_source(str(write(tmp_path, pictures | {"video": video, "LICENSE": b"MIT"})))
+    assert [Path(entry.uri).name for entry in listing.entries] == sorted(pictures)
+    assert listing.passed_over == {"no suffix": 2}
 
 
 def test_a_caption_with_half_a_character_keeps_the_rest(tmp_path: Path, plain_recipe: Recipe) -> None:
@@ -288,6 +298,21 @@ def test_tables_carry_their_columns_along(tmp_path: Path, plain_recipe: Recipe, 
         assert manifest.caption.tolist() == rows.caption.tolist()
         assert manifest.source_width.tolist() == [7] * 6  # `width` is the manifest's own
     assert verify(str(tmp_path / "out"))[1] == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_digits_that_are_names_stay_as_they_stand(tmp_path: Path, kind: str) -> None:
+    rows = [
+        "path,caption,id,hash,rank,share",
+        "007,012,0001,18446744073709551616,1,0.50",
+        "008,,,18446744073709551617,,0",
+    ]
+    (tmp_path / f"t.{kind}").write_text("\n".join(rows).replace(",", "\t" if kind == "tsv" else ","))
+    first, second = listed(tmp_path / f"t.{kind}")
+    assert [Path(entry.uri).name for entry in (first, second)] == ["007", "008"]
+    assert (first.caption, second.caption) == ("012", "")
+    assert first.extra == {"id": "0001", "hash": "18446744073709551616", "rank": 1, "share": 0.5}
+    assert second.extra == {"id": "", "hash": "18446744073709551617", "rank": None, "share": 0}
 
 
 def test_a_table_without_a_path_column_says_what_it_has_and_what_is_needed(tmp_path: Path) -> None:
