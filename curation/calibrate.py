@@ -133,14 +133,15 @@ def calibrate(name: str, labels: Path, out: str) -> Calibration:
     store = Store(out)
     recipe = load_record(store).recipe
     question = find_question(name, recipe)
-    truth, values = joined(read_labels(labels), read_scores(store, question))
+    truth, values = joined(read_labels(labels, question.name), read_scores(store, question))
     return Calibration(
         question, len(truth), int(truth.sum()), tuple(curve(truth, values)), threshold_in(recipe, question)
     )
 
 
-def read_labels(path: Path) -> pd.DataFrame:
-    """A CSV with the columns `label` (1 yes, 0 no) and `uid` or `uri`; other columns are ignored. Raises UsageError."""
+def read_labels(path: Path, question: str) -> pd.DataFrame:
+    """A CSV with the columns `label` (1 yes, 0 no) and `uid` or `uri`, and perhaps `question`, of which only this one's
+    rows count; other columns are ignored. Raises UsageError."""
     try:
         table = pd.read_csv(path, dtype={"uid": str, "uri": str})
     except (OSError, ValueError) as error:
@@ -149,6 +150,11 @@ def read_labels(path: Path) -> pd.DataFrame:
     if by is None or "label" not in table:
         given = ", ".join(map(str, table.columns))
         raise UsageError(f"{path} must have the columns `label` and `uid` or `uri`; it has {given}")
+    if "question" in table:
+        about = sorted(map(str, table["question"].dropna().unique()))
+        if about and question not in about:
+            raise UsageError(f"{path} holds answers about {', '.join(about)}, none about {question}; label these first")
+        table = table[table["question"] == question] if about else table
     table = table.drop_duplicates(by, keep="last").dropna(subset=["label", by])
     labels = pd.to_numeric(table["label"], errors="coerce")
     if len(wrong := table["label"][~labels.isin([0, 1])]):

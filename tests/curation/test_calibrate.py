@@ -47,6 +47,16 @@ def test_a_csv_judges_a_run(made_run: Path, tmp_path: Path) -> None:
         found.save_plot(tmp_path / "plot.txt")
 
 
+def test_of_a_csv_about_several_questions_the_answers_to_this_one_count(made_run: Path, tmp_path: Path) -> None:
+    labels = labels_of(made_run, tmp_path, above=0.3)
+    alone = calibrate("watermark", labels, str(made_run))
+    marks = pd.read_csv(labels).assign(question="watermark")
+    pd.concat([marks, marks.assign(question="people", label=1 - marks["label"])]).to_csv(labels)
+    assert calibrate("watermark", labels, str(made_run)) == alone
+    with pytest.raises(UsageError, match=r"holds answers about people, watermark, none about text; label these first"):
+        calibrate("text", labels, str(made_run))
+
+
 def test_people_are_judged_by_their_best_box(made_run: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(made_run / "manifest")
     table = table[table["verdict"] != "failed"]
