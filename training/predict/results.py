@@ -19,6 +19,10 @@ from training.config import UsageError
 from training.predict.inputs import Names, place_of
 
 MANIFEST, RECORD = "manifest.parquet", "run.json"
+PICTURES, VIDEO = "panel.jpg overlay.jpg", "panel.mp4 jsonl"
+DATA = "keypoints.json people.png parts.png depth.npy depth.png normals.npy normals.png"
+ENDINGS = f"{PICTURES} {DATA} {VIDEO}".split()
+"""NAME.ending: all that a run may write about an input."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,17 @@ def names_of(rows: Sequence[Row]) -> Names:
 
 def write_rows(out: Path, earlier: Sequence[Row], new: Sequence[Row]) -> None:
     """Put `new` rows into the manifest, in the place of earlier ones of the same name, and delete what only those name,
-    though nothing outside `out`, whatever they name.
+    and what a killed run, which writes no rows, left of the same inputs; though nothing outside `out`.
     """
     rows = {row.name: row for row in earlier} | {row.name: row for row in new}
     made = {file for row in rows.values() for file in row.files}
     stale = {row.name: tuple(file for file in row.files if file not in made) for row in earlier}
     if any(stale.values()):
         _write(out, [replace(row, files=row.files + stale.get(row.name, ())) for row in rows.values()])
-        for file in (file for files in stale.values() for file in files):
-            if (out / file).resolve().is_relative_to(out.resolve()):
-                (out / file).unlink(missing_ok=True)
+    unnamed = {f"{row.name}.{ending}" for row in new for ending in ENDINGS} - made
+    for file in unnamed.union(*stale.values()):
+        if (out / file).resolve().is_relative_to(out.resolve()):
+            (out / file).unlink(missing_ok=True)
     _write(out, list(rows.values()))
 
 

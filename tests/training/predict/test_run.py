@@ -74,6 +74,15 @@ def test_an_image_without_people_gives_empty_results(checkpoints, photos: Path, 
     assert np.isnan(np.load(tmp_path / "out" / "a.normals.npy")).all()
 
 
+def test_what_a_killed_run_left_of_an_input_does_not_stay_beside_the_next_ones(checkpoints, photos: Path, tmp_path):
+    out, killed = tmp_path / "out", {"depth": checkpoints["depth"]}
+    predict([str(photos)], out, killed, WHOLE)
+    (out / "manifest.parquet").unlink()  # SIGKILL leaves files and no rows
+    rows = predict([str(photos / "a.jpg")], out, {"pose": checkpoints["pose"]}, WHOLE)
+    assert {p.name for p in out.glob("a.*")} == set(rows[0].files)
+    assert (out / "b.depth.npy").is_file()  # of another input
+
+
 def test_the_manifest_is_a_file_of_boxes_for_the_next_run(checkpoints, photos: Path, tmp_path):
     predict([str(photos)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
     again = Options(boxes=str(tmp_path / "out" / "manifest.parquet"), device="cpu")
