@@ -19,10 +19,11 @@ from training.config import UsageError
 from training.predict.inputs import Names, place_of
 
 MANIFEST, RECORD = "manifest.parquet", "run.json"
-PICTURES, VIDEO = "panel.jpg overlay.jpg", "panel.mp4 jsonl"
-DATA = "keypoints.json people.png parts.png depth.npy depth.png normals.npy normals.png"
-ENDINGS = f"{PICTURES} {DATA} {VIDEO}".split()
-"""NAME.ending: all that a run may write about an input."""
+ENDINGS = frozenset(
+    "panel.jpg overlay.jpg keypoints.json people.png parts.png depth.npy depth.png normals.npy normals.png "
+    "panel.mp4 jsonl".split()
+)
+"""NAME.ending: all that a run may write about a photo or a video."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.shard_factory import photo, write_foreign
 from tests.training.predict.conftest import write_video
 from training.config import UsageError
 from training.predict import run
-from training.predict.results import held
+from training.predict.results import ENDINGS, held
 from training.predict.run import Options, predict, summary
 
 WHOLE = Options(boxes="whole", device="cpu")
@@ -81,6 +81,12 @@ def test_what_a_killed_run_left_of_an_input_does_not_stay_beside_the_next_ones(c
     rows = predict([str(photos / "a.jpg")], out, {"pose": checkpoints["pose"]}, WHOLE)
     assert {p.name for p in out.glob("a.*")} == set(rows[0].files)
     assert (out / "b.depth.npy").is_file()  # of another input
+
+
+def test_all_that_is_written_about_an_input_is_known_by_its_ending(checkpoints, photos: Path, tmp_path):
+    video = write_video(tmp_path / "film.mp4", 2)
+    rows = predict([str(photos / "a.jpg"), str(video)], tmp_path / "out", checkpoints, WHOLE)
+    assert {file.removeprefix(f"{row.name}.") for row in rows for file in row.files} == ENDINGS
 
 
 def test_the_manifest_is_a_file_of_boxes_for_the_next_run(checkpoints, photos: Path, tmp_path):
