@@ -1,17 +1,21 @@
-"""One practice picture: who is where, which surface each pixel sees, and how that looks."""
+"""One practice picture: which surface each pixel sees, and the labels that follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from training.labels.sets import ClassList, KeypointSet
 from training.practice.backdrop import backdrop
-from training.practice.body import EYES, Band, Frames, Material, Person, Piece, pick, pose
-from training.practice.geometry import Camera, Solids, solid, turn
+from training.practice.body import EYES, Material, Person, Piece
+from training.practice.crowd import crowd, obstacles
+from training.practice.geometry import Camera, Solids
+from training.practice.look import BACKDROP, expose, shade, shadows, through_lens
 from training.tasks.background import Backgrounds
+
+_THING = -2
+"""The number of pixels where what stands before people is seen; theirs are numbered from 0."""
 
 _NEAR_FACE = 0.03
 """Metres by which a point of the face may lie behind what is seen there and still be seen."""
@@ -69,82 +73,33 @@ def render(seed: int, index: int, photos: Backgrounds | None = None, size: tuple
     rng = np.random.default_rng([seed, index])
     height, width = size or (int(rng.integers(208, 305)), int(rng.integers(160, 289)))
     camera = Camera(height, width, float(rng.uniform(0.9, 1.8)) * max(height, width))
-    people = _crowd(rng, camera)
-    obstacles = _obstacles(rng, camera, people)
-    pieces = [piece for person in people for piece in person.pieces] + obstacles
+    ground, people = crowd(rng, camera)
+    in_front = obstacles(rng, people)
+    pieces = [piece for person in people for piece in person.pieces] + in_front
     solids = Solids([piece.solid for piece in pieces])
     seen = _trace(camera, solids)
     there = seen.piece >= 0
     ids, albedo, shine, towards = _paint(camera, pieces, solids, seen)
     behind = backdrop(rng, height, width, photos)
-    image = _expose(rng, _shade(rng, albedo, shine, towards), there, behind)
-    nobody = [-1] * (len(obstacles) + 1)  # obstacles are no people, and pixels without a piece have number -1
-    who = np.array([n for n, person in enumerate(people) for _ in person.pieces] + nobody)[seen.piece]
+    shadows(behind, camera, ground, people)
+    shaded = np.zeros((height, width, 3), np.float32)
+    shaded[there] = shade(rng, albedo, shine, towards, seen.depth[there], behind)
+    owners = [number for number, person in enumerate(people) for _ in person.pieces]
+    who = np.array([*owners, *(_THING for _ in in_front), BACKDROP])[seen.piece]
+    picture = through_lens(rng, shaded, behind, who, seen.depth)
     parts, normals = np.zeros((height, width), np.uint8), np.zeros((height, width, 3), np.float32)
     parts[there], normals[there] = ids, towards
     off = who < 0
     parts[off], normals[off] = 0, np.nan
     found = tuple(_instance(camera, person, number, pieces, seen, who) for number, person in enumerate(people))
     return Rendered(
-        image,
+        expose(rng, picture),
         parts,
         np.where(off, np.nan, seen.depth).astype(np.float32),
         normals,
         tuple(instance for instance in found if instance.mask.any()),
         camera,
     )
-
-
-# -- who is where ------------------------------------------------------------------------------------------------------
-
-
-def _crowd(rng: np.random.Generator, camera: Camera) -> list[Person]:
-    """One to three people, the later ones farther away."""
-    people: list[Person] = []
-    centres: list[np.ndarray] = []
-    share = rng.uniform(0.6, 1.15)
-    for _ in range(pick(rng, [1, 2, 3], [0.5, 0.3, 0.2])):
-        person, centre = _stand(rng, camera, share, centres)
-        people.append(person)
-        centres.append(centre)
-        share *= rng.uniform(0.55, 0.85)
-    return people
-
-
-def _stand(
-    rng: np.random.Generator, camera: Camera, share: float, others: Sequence[np.ndarray]
-) -> tuple[Person, np.ndarray]:
-    """A person whose body fills this share of the picture's height, and its middle, each side of the picture from -1
-    to 1: of three random places that which is farthest from the others'; now and then cut by the picture's edge.
-    """
-    height, girth = rng.uniform(1.5, 1.95), rng.uniform(0.85, 1.3)
-    around = rng.normal(0, 40) if rng.random() < 0.75 else rng.uniform(90, 270)
-    tilt = rng.uniform(-90, 90) if rng.random() < 0.1 else rng.normal(0, 7)
-    frame = turn(x=rng.normal(0, 10), z=tilt) @ turn(y=around)
-    distance = camera.focal * height / (share * camera.height)
-    own = np.random.default_rng(int(rng.integers(2**62)))
-    person = pose(own, Frames(np.array([0.0, 0.0, -distance]), frame, height, girth))
-    points = person.points()
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    reach = distance / camera.focal * np.array([camera.width, camera.height]) / 2
-    room = np.maximum(reach - (points.max(axis=0) - points.min(axis=0))[:2] / 2, 0.15 * reach)
-    drafts = rng.uniform(-1, 1, (3, 2)) * room * (1.5 if rng.random() < 0.25 else 1.0)
-    target = max(drafts, key=lambda draft: min((np.linalg.norm(draft / reach - other) for other in others), default=0))
-    return person.moved(np.array([*(target - middle[:2]), -distance - middle[2]])), target / reach
-
-
-def _obstacles(rng: np.random.Generator, camera: Camera, people: Sequence[Person]) -> list[Piece]:
-    """Now and then a beam or a ball in front of somebody."""
-    if rng.random() > 0.25:
-        return []
-    person = people[int(rng.integers(len(people)))]
-    target = person.points()[rng.integers(len(person.joints))] * rng.uniform(0.6, 0.85)
-    along = turn(z=rng.uniform(0, 180)) @ np.array([1.0, 0, 0]) * rng.choice([0.0, rng.uniform(0.2, 2.0)])
-    radius = float(rng.uniform(0.03, 0.12))
-    colour = rng.random(3)
-    pattern = str(rng.choice(["plain", "rings", "checks"]))
-    band = Band(-9, "Background", Material(colour, rng.random(3), pattern, shine=0.2))
-    return [Piece(solid(target - along, target + along, radius, radius * float(rng.uniform(0.6, 1))), (band,))]
 
 
 # -- what each pixel sees ----------------------------------------------------------------------------------------------
@@ -229,33 +184,6 @@ def _draw_face(glasses: bool, local: np.ndarray, ids: np.ndarray, colours: np.nd
     colours[mouth] = colours[mouth] * 0.5 + np.array([0.35, 0.05, 0.08])
     colours[upper] *= 0.8
     return ids, colours
-
-
-# -- how it looks ------------------------------------------------------------------------------------------------------
-
-
-def _shade(rng: np.random.Generator, albedo: np.ndarray, shine: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """One lamp from above, a sky, and a gloss: (n, 3) linear."""
-    lamp = turn(x=rng.uniform(-75, 15), y=rng.uniform(-80, 80)) @ np.array([0, 0, 1.0])
-    sky = rng.uniform(0.25, 0.6)
-    lit = np.maximum(normals @ lamp, 0)
-    glint = np.maximum(2 * lit * normals[:, 2] - lamp[2], 0) ** 20
-    light = sky * (0.75 + 0.25 * normals[:, 1]) + (1.1 - sky) * lit
-    tint = 1 + rng.normal(0, 0.06, 3)
-    return np.asarray(albedo * light[:, None] * tint + (shine * glint)[:, None])
-
-
-def _expose(rng: np.random.Generator, shaded: np.ndarray, there: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Put what is seen before the backdrop, soften the edges as a lens does, and add exposure and noise: uint8."""
-    picture[there] = shaded
-    picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.45, 0.9)))
-    picture -= 0.5
-    picture *= rng.uniform(0.8, 1.15)
-    picture += 0.5
-    picture += rng.uniform(-0.08, 0.08)
-    picture += rng.normal(0, rng.uniform(0.003, 0.03), picture.shape)
-    picture *= 255
-    return np.asarray(np.clip(np.rint(picture, out=picture), 0, 255, out=picture).astype(np.uint8))
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------

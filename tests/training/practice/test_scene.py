@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.labels.sets import ClassList
+from training.practice.crowd import crowd
 from training.practice.geometry import Camera, Solid, Solids, ellipsoid, solid, turn
 from training.practice.scene import Rendered, coco17, render
 
@@ -45,12 +46,10 @@ def test_a_visible_joint_lies_on_its_part_of_its_person() -> None:
 
 def test_a_visible_joint_is_at_most_a_limb_behind_the_surface() -> None:
     """Depth at the keypoint's pixel against what the skeleton says: both in metres from one camera."""
-    from training.practice import scene
-
     rng = np.random.default_rng([5, 0])
     shape = int(rng.integers(208, 305)), int(rng.integers(160, 289))
     camera = Camera(*shape, float(rng.uniform(0.9, 1.8)) * max(shape))
-    people = scene._crowd(rng, camera)
+    _, people = crowd(rng, camera)
     assert (picture(0).camera, len(people)) == (camera, len(picture(0).people))
     for person, instance in zip(people, picture(0).people, strict=True):
         for name, (x, y, seen) in zip(coco17().names, instance.keypoints, strict=True):
