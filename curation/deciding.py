@@ -151,12 +151,12 @@ def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:
 
 
 def uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:
-    """uid of some rows, reading only the units that hold them."""
+    """uid of some rows, in ascending order, reading only the units that hold them."""
     found: dict[int, str] = {}
-    units = rows // plan.unit_size
-    for unit in np.unique(units).tolist():
-        uids = store.read_table(scores_file(unit), ["uid"])["uid"]
-        found |= {row: uids[row - plan.start(unit)].as_py() for row in rows[units == unit].tolist()}
+    units, firsts = np.unique(rows // plan.unit_size, return_index=True)
+    for unit, own in zip(units.tolist(), np.split(rows, firsts[1:]), strict=False):  # no rows: one empty part
+        uids = store.read_table(scores_file(unit), ["uid"])["uid"].take(own - plan.start(unit))
+        found |= dict(zip(own.tolist(), uids.to_pylist(), strict=True))
     return found
 
 
