@@ -11,7 +11,7 @@ from curation.deciding import in_order, manifest_hash
 from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
-from curation.record import load_record
+from curation.record import Record, load_record
 from curation.settle import WIDS_FILE, wids_index
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
@@ -29,7 +29,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     faults: list[str] = []
 
     def check(unit: int) -> tuple[Counts, list[str]]:
-        return _check_unit(store, unit, plan, "embedding" in record.models)
+        return _check_unit(store, unit, plan, record)
 
     if record.manifest and record.manifest != manifest_hash(store):
         faults.append(f"the manifest is not as it was written; `sapiens-curate pack {out}` makes it anew")
@@ -56,10 +56,10 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     return total, faults
 
 
-def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> tuple[Counts, list[str]]:
-    inputs = plan_of_run.size(unit)
+def _check_unit(store: Store, unit: int, plan_of_run: Plan, record: Record) -> tuple[Counts, list[str]]:
+    inputs, embedded = plan_of_run.size(unit), "embedding" in record.models
     try:
-        columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset"]
+        columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset", "recipe_hash"]
         table = store.read_table(manifest_file(unit), columns)
         counts = count(table, inputs)
     except (OSError, pa.ArrowException, Unbalanced) as error:
@@ -70,6 +70,11 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, embedded: bool) -> t
         for name in ("uri", "member")
         if table[name].to_pylist() != plan[name].to_pylist()
     ]
+    if record.decided and pc.unique(table["recipe_hash"]).to_pylist() != [record.recipe.hash]:
+        faults.append(
+            f"manifest of unit {unit} was not decided by run.json's recipe; put that back, or decide by it with "
+            f"`sapiens-curate decide {store.root}`"
+        )
     kept = pc.equal(table["verdict"], "kept").to_numpy()
     if not np.array_equal(kept, pc.greater_equal(table["offset"], 0).to_numpy()):
         faults.append(f"manifest of unit {unit}: kept images are not packed; run `sapiens-curate pack {store.root}`")

@@ -150,6 +150,17 @@ def test_the_index_of_the_shards_is_checked_and_made_anew(
     assert (index.read_text(), contents(out)) == (whole_index, whole)
 
 
+def test_a_recipe_altered_in_run_json_is_a_fault(tmp_path: Path, plain_recipe: Recipe) -> None:
+    out = tmp_path / "out"
+    curate(str(good_photos(tmp_path / "photos")), str(out), plain_recipe, place=HERE)
+    record = load_record(Store(out))
+    record.recipe = record.recipe.model_copy(update={"duplicates": "off"})
+    record.save(Store(out))
+    faults = verify(str(out))[1]
+    assert faults
+    assert all("was not decided by run.json's recipe" in fault for fault in faults)
+
+
 def test_stats_that_vouch_for_another_shards_files_are_a_fault(tmp_path: Path, plain_recipe: Recipe) -> None:
     out = tmp_path / "out"
     curate(str(good_photos(tmp_path / "photos")), str(out), plain_recipe, place=HERE)
