@@ -23,6 +23,7 @@ from curation.batch import Batch
 from curation.decide import columns_needed, judge
 from curation.decode import Header, Picture, decode
 from curation.embeddings import read_embeddings, write_embeddings
+from curation.errors import UsageError
 from curation.layout import scores_file, scores_stats_file, sound_unit_stats
 from curation.plan import Plan, read_unit
 from curation.questions import SCORERS, STAGES
@@ -304,6 +305,8 @@ def _ask_all(loaded: list[Loaded], rows: list[Row], asked: list[Scorer]) -> None
     batch = Batch([item.data for item in loaded], pictures, scored, names)
     try:
         _ask(batch, asked)
+    except UsageError:
+        raise  # of weights that cannot be used, which is no image's fault
     except Exception as error:
         if len(loaded) == 1:
             rows[loaded[0].index].update(_failure("score", describe(error)))

@@ -2,7 +2,6 @@
 recipe."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from curation.engines import Pixels, Precision, weights_identity
 from curation.errors import UsageError
 from curation.full.clip import fit
 from curation.full.concepts import Classifier
+from curation.full.fetch import home_expanded
 from curation.full.network import Built, Network, Runner
 from curation.full.torchvision_ops import make_importable
 
@@ -26,7 +26,7 @@ class TrainedAnswer:
 
     def __init__(self, classifier: Classifier, threads: int = 1, precision: Precision = "auto") -> None:
         self.classifier = classifier
-        file = Path(classifier.weights)
+        file = home_expanded(classifier.weights)
         if not file.is_file():
             raise UsageError(f"classifiers: no file {file}; give the state dict of a timm {classifier.model}")
         settings = f"{classifier.size}-{classifier.resize}-{classifier.yes}"
@@ -57,7 +57,7 @@ def _build(classifier: Classifier) -> Built:
 
     if classifier.yes >= classifier.classes:
         raise UsageError(f"classifiers: yes is {classifier.yes}, but there are {classifier.classes} classes, from 0")
-    file = Path(classifier.weights)
+    file = home_expanded(classifier.weights)
     try:
         net = timm.create_model(classifier.model, pretrained=False, num_classes=classifier.classes)
         safe = file.suffix == ".safetensors"

@@ -6,7 +6,9 @@ are kept.
 
 import io
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -23,7 +25,7 @@ from curation.engines import Pixels, Precision, cache_folder, weights_identity
 from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, clip_file
 from curation.full.concepts import Concept
-from curation.full.fetch import fetch
+from curation.full.fetch import fetch, home_expanded
 from curation.full.network import Built, Network, Runner, gpu, spread
 from curation.full.torchvision_ops import make_importable
 from manifests.store import Store
@@ -53,7 +55,8 @@ class Clip:
         self.weights = weights
         name = weights.model.removeprefix("local-dir:").rstrip("/").rsplit("/", 1)[-1]
         name = f"{name}-{weights.tag}" if weights.tag else name
-        self.identity = weights_identity(name, weights.file, version=VERSION)
+        config = [weights.file.parent / CONFIG] if weights.model.startswith("local-dir:") else []
+        self.identity = weights_identity(name, weights.file, *config, version=VERSION)
         network = Network(self.identity, lambda: _build(weights), _pixels, BATCH)
         self._runner = Runner(network, threads, precision)
 
@@ -91,7 +94,14 @@ class Clip:
         import open_clip
 
         device = gpu(torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
-        return load_clip(self.weights).to(device), open_clip.get_tokenizer(self.weights.model)
+        try:
+            tokenizer = open_clip.get_tokenizer(self.weights.model)
+        except Exception as error:  # some models' tokenizers lie on the Hugging Face hub
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(
+                f"weights.clip: the tokenizer of {self.weights.model} cannot be loaded: {reason}"
+            ) from None
+        return load_clip(self.weights).to(device), tokenizer
 
 
 @dataclass(frozen=True)
@@ -113,14 +123,19 @@ class Question:
 def find_clip(spec: str) -> ClipWeights:
     """`ViT-B-32/laion2b_s34b_b79k` (open_clip's names), `ViT-B-32/path/to/weights.safetensors`, or a folder that holds
     `open_clip_config.json` and the weights. Raises UsageError."""
-    if Path(spec).is_dir():
-        files = [Path(spec) / name for name in WEIGHTS]
-        if not (Path(spec) / CONFIG).is_file() or not any(file.is_file() for file in files):
+    folder = home_expanded(spec)
+    if folder.is_dir():
+        files = [folder / name for name in WEIGHTS]
+        if not (folder / CONFIG).is_file() or not any(file.is_file() for file in files):
             raise UsageError(f"weights.clip: {spec} must hold {CONFIG} and {' or '.join(WEIGHTS)}")
-        return ClipWeights(f"local-dir:{spec}", next(file for file in files if file.is_file()))
+        return ClipWeights(f"local-dir:{folder}", next(file for file in files if file.is_file()))
+    if folder.is_file():
+        raise UsageError(
+            f"weights.clip: {spec} is a file; write open_clip's name of its model before it: ViT-B-32/{spec}"
+        )
     model, _, tag = spec.partition("/")
-    if Path(tag).is_file():
-        return ClipWeights(model, Path(tag))
+    if (file := home_expanded(tag)).is_file():
+        return ClipWeights(model, file)
     known = clip_file(model, tag)
     if known in CATALOGUE:
         return ClipWeights(model, fetch(CATALOGUE[known]), tag)
@@ -151,18 +166,34 @@ def load_clip(weights: ClipWeights) -> Any:
 
     settings = get_pretrained_cfg(weights.model, weights.tag) if weights.tag else {}
     try:
-        model = open_clip.create_model(
-            weights.model,
-            load_weights=False,
-            pretrained_text=False,
-            force_quick_gelu=bool(settings.get("quick_gelu")),
-            force_preprocess_cfg={name: settings[name] for name in PREPARATION if name in settings},
-        )
+        with _no_word_of_random_weights():
+            model = open_clip.create_model(
+                weights.model,
+                load_weights=False,
+                pretrained_text=False,
+                force_quick_gelu=bool(settings.get("quick_gelu")),
+                force_preprocess_cfg={name: settings[name] for name in PREPARATION if name in settings},
+            )
         load_checkpoint(model, str(weights.file), weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"weights.clip: {weights.file} does not fit open_clip's {weights.model}: {reason}") from None
     return model.eval()
+
+
+@contextmanager
+def _no_word_of_random_weights() -> Iterator[None]:
+    """open_clip warns that a model is initialised randomly; its weights are loaded right after."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(is_another)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_another)
 
 
 def _build(weights: ClipWeights) -> Built:

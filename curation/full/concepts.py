@@ -1,6 +1,6 @@
 """Questions that a recipe of the profile `full` asks: in words for CLIP, or of a trained classifier."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 TEMPLATES = ("{}", "an image of {}", "this is {}")
 
@@ -14,6 +14,21 @@ class Concept(BaseModel):
     yes: tuple[str, ...] = Field(min_length=1)
     no: tuple[str, ...] = Field(min_length=1)
     templates: tuple[str, ...] = Field(TEMPLATES, min_length=1)
+
+    @field_validator("yes", "no")
+    @classmethod
+    def _with_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(phrase.strip() for phrase in value):
+            raise ValueError("a phrase is empty")
+        return value
+
+    @field_validator("templates")
+    @classmethod
+    def _with_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Without one all phrases would be the same sentence, and every image's answer the same number."""
+        if without := [template for template in value if "{}" not in template]:
+            raise ValueError(f"{without[0]!r} has no {{}} for the phrase")
+        return value
 
     def sentences(self) -> list[list[str]]:
         """For each phrase, yes ones first, its templates filled in."""

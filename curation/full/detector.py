@@ -8,6 +8,7 @@ name beside it, with its classes under `names`.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -123,34 +124,69 @@ def _anchors(feature: Tensor, stride: float) -> tuple[Tensor, Tensor]:
 
 def load_model(weights: Path) -> Any:
     """The ultralytics model in `weights`, fp32. Raises UsageError where the file is none."""
-    from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+    try:
+        model = _pickled(weights) if weights.suffix == ".pt" else _of_tensors(weights)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(
+            f"weights.people: {weights} is no ultralytics model that can be loaded safely: {reason}"
+        ) from None
+    from ultralytics.nn.modules import Detect, v10Detect
+    from ultralytics.nn.tasks import DetectionModel
 
-    if weights.suffix == ".pt":
-        try:
-            checkpoint: dict[str, Any] = torch_safe_load(weights, safe_only=True)[0]
-            model: Any = checkpoint.get("ema") or checkpoint["model"]
-            model.float()
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UsageError(
-                f"weights.people: {weights} is no ultralytics model that can be loaded safely: {reason}"
-            ) from None
-    else:
-        model = DetectionModel(str(weights.with_suffix(".yaml")), verbose=False)
-        model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-        model.names = model.yaml.get("names", model.names)
     if not isinstance(model, DetectionModel):
         raise UsageError(f"weights.people: {weights} holds a {type(model).__name__}; a detection model is needed")
+    layers: Any = model.model
+    head = type(layers[-1])
+    if head not in {Detect, v10Detect}:  # those of other tasks add masks, keypoints or angles to their answers
+        raise UsageError(
+            f"weights.people: {weights} holds a {type(model).__name__} that ends in {head.__name__}; a plain detection "
+            "model is needed, without -seg, -pose or -obb in its name, and no RT-DETR or YOLO-World"
+        )
     return model.eval()
+
+
+def _pickled(weights: Path) -> Any:
+    """The model in a `.pt`, read under a name of our own: ultralytics takes quotes out of names, turns `yolov5n.pt`
+    into `yolov5nu.pt`, asks the network for what is then not there, and deletes a damaged `yolo11n.pt`."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "model.pt"
+        link.symlink_to(weights.resolve())
+        try:
+            checkpoint: dict[str, Any] = torch_safe_load(link, safe_only=True)[0]
+        except Exception as error:
+            raise ValueError(str(error).replace(str(link), weights.name)) from None
+    model = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"it holds {', '.join(map(str, checkpoint))[:80]} and no model; a state dict is to be a .safetensors, with "
+            "the model's .yaml beside it"
+        )
+    return model.float()
+
+
+def _of_tensors(weights: Path) -> Any:
+    from ultralytics.nn.tasks import DetectionModel
+
+    model: Any = DetectionModel(str(weights.with_suffix(".yaml")), verbose=False)
+    model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    names = model.yaml.get("names", model.names)
+    model.names = names if isinstance(names, dict) else dict(enumerate(names))
+    return model
 
 
 def _build(weights: Path) -> Built:
     from ultralytics.nn.modules import Detect
 
     model = load_model(weights)
-    names = {name: index for index, name in dict(model.names).items()}
+    names = {str(name): index for index, name in dict(model.names).items()}
     if "person" not in names:
-        raise UsageError(f"weights.people: {weights} knows no class 'person'; it knows {', '.join(names)[:200]}")
+        raise UsageError(
+            f"weights.people: {weights} knows no class 'person'; it knows {', '.join(names)[:200]}; if one of these "
+            "means a person, name it so (docs/full-profile.md)"
+        )
     model.end2end = False  # as `predict` does: of two heads the one that needs NMS, and the other where it is alone
     model = model.fuse(verbose=False)
     head = model.model[-1]

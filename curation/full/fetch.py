@@ -4,6 +4,7 @@ import hashlib
 import os
 import urllib.request
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -26,14 +27,19 @@ def weights_folder() -> Path:
 
 def find_weights(name: str, use: str) -> Path:
     """The file behind a path or a catalogue name, fetched if it is not here yet. Raises UsageError."""
-    if Path(name).exists():
-        return Path(name)
+    if (path := home_expanded(name)).exists():
+        return path
     if name not in CATALOGUE:
         known = ", ".join(w.name for w in CATALOGUE.values() if w.use == use)
         raise UsageError(
             f"weights.{use}: no file {name!r} and no weights of that name; there are {known}, or give a path"
         )
     return fetch(CATALOGUE[name])
+
+
+def home_expanded(path: str) -> Path:
+    """A path of a recipe, which no shell has read: `~/models` lies in the home folder."""
+    return Path(os.path.expanduser(path))  # which leaves a `~` alone that names nobody
 
 
 def fetch(weights: Weights) -> Path:
@@ -72,7 +78,7 @@ def _download(weights: Weights, file: Path) -> None:
             raise UsageError(f"{weights.url} gave a file with sha256 {found}, not {weights.sha256}: not used")
         _record(file, found)
         os.replace(partial, file)
-    except (URLError, OSError, zipfile.BadZipFile, KeyError) as error:
+    except (URLError, OSError, HTTPException, zipfile.BadZipFile, KeyError) as error:
         reason = getattr(error, "reason", None) or error
         raise UsageError(
             f"{weights.name} is not on this machine and cannot be downloaded from {weights.url} ({reason}): fetch it "
@@ -87,6 +93,9 @@ def _stream(url: str, file: Path) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, file.open("wb") as out:
         while chunk := response.read(CHUNK):
             out.write(chunk)
+        expected = response.headers["Content-Length"]
+        if expected is not None and out.tell() != int(expected):  # urllib takes an end of the connection for one
+            raise OSError(f"the connection ended after {out.tell()} of {expected} bytes")
         out.flush()
         os.fsync(out.fileno())
 

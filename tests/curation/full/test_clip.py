@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from curation.errors import UsageError
-from curation.full.clip import Clip, Question, find_clip, fit
+from curation.full.clip import Clip, Question, find_clip, fit, load_clip
 from curation.full.concepts import Concept
 
 Photos = list[NDArray[np.uint8]]
@@ -43,6 +43,30 @@ def test_pictures_are_cut_as_open_clip_cuts_them(mode: str, photos: Photos) -> N
         for step in geometry:
             wanted = step(wanted)
         assert np.array_equal(fit(photo, 224, mode, "bicubic"), np.asarray(wanted))
+
+
+def test_a_file_alone_is_asked_for_its_model(clip_folder: Path) -> None:
+    file = clip_folder / "open_clip_model.safetensors"
+    with pytest.raises(UsageError, match=f"{file} is a file; write open_clip's name of its model before it: ViT-B-32/"):
+        find_clip(str(file))
+
+
+def test_no_model_is_called_random_whose_weights_are_loaded(
+    clip_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_clip(find_clip(str(clip_folder)))
+    assert "randomly" not in caplog.text
+
+
+def test_a_tokenizer_that_is_not_here_is_one_sentence(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    def absent(name: str) -> None:
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", absent)
+    with pytest.raises(UsageError, match=r"the tokenizer of local-dir:.* cannot be loaded: no network at all"):
+        Clip(find_clip(str(clip_folder))).asked(CONCEPT.model_copy(update={"yes": ("nobody asked this",)}))
 
 
 def test_an_ensemble_is_normalised_twice(clip_folder: Path, own_cache: Path) -> None:

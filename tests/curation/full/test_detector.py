@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from curation.errors import UsageError
-from curation.full.detector import LEAST_SCORE, MOST_BOXES, OVERLAP, Detector
+from curation.full.detector import LEAST_SCORE, MOST_BOXES, OVERLAP, Detector, load_model
 from curation.full.torchvision_ops import make_importable
 from tests.curation.full.conftest import yolo
 
@@ -84,6 +84,64 @@ def test_a_model_without_persons_is_refused(tmp_path: Path, photos: Photos) -> N
     torch.save({"model": model, "train_args": {}}, tmp_path / "cats.pt")
     with pytest.raises(UsageError, match="knows no class 'person'"):
         Detector(tmp_path / "cats.pt").people(photos[:1])
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb"])
+def test_a_model_of_another_task_is_refused(tmp_path: Path, task: str) -> None:
+    """Its masks, keypoints or angles would be taken for scores: nobody was found, or every image failed."""
+    from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
+
+    model = {"seg": SegmentationModel, "pose": PoseModel, "obb": OBBModel}[task](f"yolo11n-{task}.yaml", verbose=False)
+    model.names[0] = "person"
+    torch.save({"model": model, "train_args": {}}, tmp_path / "best.pt")
+    with pytest.raises(
+        UsageError, match=r"best.pt holds a \w+Model that ends in \w+; a plain detection model is needed"
+    ):
+        load_model(tmp_path / "best.pt")
+
+
+def test_tensors_of_another_task_or_model_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "best.yaml").write_text(_yaml_of("yolo11n.yaml"))
+    save_file({"weight": torch.zeros(1)}, tmp_path / "best.safetensors")
+    with pytest.raises(UsageError, match=r"best.safetensors is no ultralytics model .*Missing key"):
+        load_model(tmp_path / "best.safetensors")
+    (tmp_path / "best.safetensors").write_bytes(b"half")
+    with pytest.raises(UsageError, match=r"best.safetensors is no ultralytics model"):
+        load_model(tmp_path / "best.safetensors")
+
+
+def test_a_name_that_ultralytics_would_change_is_taken_as_it_is(
+    yolo_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads `yolov5n.pt` as `yolov5nu.pt`, drops quotes, and would ask the network for what is then not there."""
+    import requests
+
+    monkeypatch.setattr(requests, "get", lambda *_, **__: pytest.fail("asked the network"))
+    folder = tmp_path / "Anna's"
+    folder.mkdir()
+    (folder / "yolov5n.pt").write_bytes(yolo_pt.read_bytes())
+    assert load_model(folder / "yolov5n.pt").names[0] == "person"
+
+
+def test_a_damaged_file_is_refused_and_stays(yolo_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ultralytics deletes a damaged `yolo11n.pt` in the working directory and fetches another."""
+    import requests
+
+    monkeypatch.setattr(requests, "get", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.chdir(tmp_path)
+    half = yolo_pt.read_bytes()[:100_000]
+    Path("yolo11n.pt").write_bytes(half)
+    with pytest.raises(UsageError, match=r"yolo11n.pt is not a loadable checkpoint"):
+        load_model(Path("yolo11n.pt"))
+    assert Path("yolo11n.pt").read_bytes() == half
+
+
+def test_a_pickled_state_dict_is_told_from_a_model(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "names": ["person"]}, tmp_path / "state.pt")
+    with pytest.raises(UsageError, match=r"it holds state_dict, names and no model; a state dict is to be"):
+        load_model(tmp_path / "state.pt")
 
 
 class _Touch:

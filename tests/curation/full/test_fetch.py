@@ -49,6 +49,28 @@ def test_another_hash_is_refused_and_nothing_is_left(served: str) -> None:
     assert [f.name for f in weights_folder().iterdir()] == [".lock"]
 
 
+def test_a_download_that_was_cut_off_is_refused(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pinned hash half a file would be written down as what it should be."""
+
+    def cut_off(handler: SimpleHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(BYTES)))
+        handler.end_headers()
+        handler.wfile.write(BYTES[:99])
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", cut_off)
+    weights = Weights("net.pt", "clip", f"{served}/net.pt", 0.1, "MIT")
+    with pytest.raises(UsageError, match=r"cannot be downloaded .*ended after 99 of 7000 bytes"):
+        fetch(weights)
+    assert [f.name for f in weights_folder().iterdir()] == [".lock"]
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert find_weights("~/model", "text") == tmp_path / "model"
+
+
 def test_a_changed_file_is_refused(served: str) -> None:
     weights = Weights("net.pt", "people", f"{served}/net.pt", 0.1, "MIT")
     fetch(weights).write_bytes(b"other")

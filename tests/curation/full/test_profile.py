@@ -1,6 +1,7 @@
 """The profile `full` end to end, with weights made here."""
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,28 @@ def test_a_classifier_answers_instead_of_words(recipe: Recipe, tmp_path: Path, p
     assert len({TrainedAnswer(one).identity for one in (no, yes, cropped)}) == 3
 
 
+def test_weights_that_cannot_be_used_end_the_run(
+    yolo_pt: Path, photos: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    """Every image failed, each for the same reason, and the run ended well."""
+    folder, half = tmp_path / "photos", tmp_path / "half.pt"
+    folder.mkdir()
+    Image.fromarray(photos[3]).save(folder / "0.jpg")
+    half.write_bytes(yolo_pt.read_bytes()[:100_000])
+    wanted = {"name": "half", "profile": "full", "scorers": ["people"], "weights": {"people": str(half)}, "rules": {}}
+    with pytest.raises(UsageError, match=r"^weights.people: .*half.pt is no ultralytics model"):
+        curate(str(folder), str(tmp_path / "out"), from_dict(wanted, "half"), place=Workplace(0))
+    assert not list((tmp_path / "out" / "scores").glob("*"))
+
+
+def test_another_configuration_of_a_folder_is_another_model(clip_folder: Path, tmp_path: Path) -> None:
+    folder = Path(copytree(clip_folder, tmp_path / "clip"))
+    before = Clip(find_clip(str(folder))).identity
+    config = folder / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"preprocess_cfg": {', '"preprocess_cfg": {"resize_mode": "squash", '))
+    assert Clip(find_clip(str(folder))).identity != before
+
+
 def test_without_weights_and_network_the_run_says_so(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +170,8 @@ def test_without_weights_and_network_the_run_says_so(
         ({"classifiers": {"cat": {"model": "m", "weights": "w", "yes": 0}}}, "'cat' is no concept"),
         ({"concepts": {"hash": {"yes": ["a"], "no": ["b"]}}}, "'hash' cannot be a column phash"),
         ({"concepts": {}}, "have both or neither"),
+        ({"concepts": {"dog": {"yes": ["dog"], "no": ["cat"], "templates": ["a {c}"]}}}, "'a {c}' has no {} for"),
+        ({"concepts": {"dog": {"yes": ["dog", " "], "no": ["cat"]}}}, "concepts.dog.yes: a phrase is empty"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(recipe: Recipe, change: dict[str, object], said: str) -> None:
