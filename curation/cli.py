@@ -3,6 +3,7 @@
 Each command imports what it needs itself: torch, Dask and matplotlib take seconds, and `verify` wants none of them.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -374,8 +375,13 @@ def _resumable() -> Iterator[None]:
 
 
 def _networks(profile: str | None, weights: list[str] | None) -> list[str]:
-    """`--profile` and `--weights` as settings of the recipe."""
-    return [f"profile={profile}"] * (profile is not None) + [f"weights.{item}" for item in weights or []]
+    """`--profile` and `--weights` as settings of the recipe; a path is text, whatever YAML would make of it."""
+    given = [item.partition("=") for item in weights or []]
+    if unclear := [use for use, equals, _ in given if not equals]:
+        raise UsageError(f"--weights {unclear[0]!r} has no '='; write --weights people=yolo11x.pt")
+    return [f"profile={profile}"] * (profile is not None) + [
+        f"weights.{use}={json.dumps(file, ensure_ascii=False)}" for use, _, file in given
+    ]
 
 
 def _check_order(usage: str, out: str, *others: str) -> None:

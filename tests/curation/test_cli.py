@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from curation import cli
-from curation.recipe import Recipe, to_yaml
+from curation.errors import UsageError
+from curation.recipe import Recipe, load_recipe, to_yaml
 from curation.report import page
 from tests.curation.photos import BAD, jpeg, write
 
@@ -124,6 +125,17 @@ def test_another_recipe_may_be_given_until_something_is_scored(tmp_path: Path, r
     assert str(missing) in installed("run", source, out, *full, "--workers", "0", code=2)
     curate("run", source, out, "--recipe", recipe_file, "--workers", "0")
     assert "another recipe" in curate("run", source, out, "--workers", "0", code=2)
+
+
+def test_paths_of_weights_are_text_whatever_yaml_would_make_of_them() -> None:
+    settings = cli._networks("full", ["people=runs #3/best: last.pt", "text=2024", "clip=ViT-B-32//größe.safetensors"])
+    assert load_recipe("humans300m", settings).weights == {
+        "people": "runs #3/best: last.pt",
+        "text": "2024",
+        "clip": "ViT-B-32//größe.safetensors",
+    }
+    with pytest.raises(UsageError, match=r"--weights 'yolo11x.pt' has no '='; write --weights people=yolo11x.pt"):
+        cli._networks("full", ["yolo11x.pt"])
 
 
 @pytest.mark.parametrize(("number", "code", "says"), [(errno.ENOSPC, 75, "free some space"), (errno.EACCES, 2, "mend")])
