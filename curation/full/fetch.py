@@ -46,9 +46,10 @@ def fetch(weights: Weights) -> Path:
     """The verified file of a catalogue entry, downloaded once per machine. Raises UsageError."""
     folder = weights_folder()
     file = folder / weights.name
-    with exclusive(folder / ".lock"):
-        if not file.exists():
-            _download(weights, file)
+    if not file.exists():  # or no lock: the folder may be one that all read and few may write
+        with exclusive(folder / ".lock"):
+            if not file.exists():
+                _download(weights, file)
     if fault := verify(weights):
         raise UsageError(f"{fault}; delete it and run `sapiens-curate models fetch {weights.name}`")
     return file
