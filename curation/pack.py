@@ -19,6 +19,7 @@ from curation.plan import Plan, read_unit
 from curation.questions import COLUMNS
 from curation.recipe import Packing, Recipe
 from curation.sources import read_bytes
+from curation.sources.absent import need_source
 from curation.sources.entry import describe
 from manifests.store import Store, content_hash
 from shards.writer import Placed, Sample, check_tar, write_tar
@@ -30,12 +31,14 @@ NUMBERS = ("pwatermark", "text_area", "text_area_outside", "partistic", "punnatu
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write, the units of the manifest that hold its images, and which of these killed a process."""
+    """One shard to write, the units of the manifest that hold its images, what those came from, and which killed a
+    process."""
 
     out: str
     shard: int
     units: tuple[int, ...]
     plan: Plan
+    source: str
     recipe: Recipe
     deadly: tuple[int, ...] = ()
 
@@ -61,6 +64,7 @@ def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> 
     """Write the shard's tar and parquet, or find that they are there already. A shard that lacks images is written
     anew: they may be there again. Each image is announced before it is touched."""
     cv2.setNumThreads(1)
+    need_source(job.source)
     store = Store(job.out)
     table, offsets = _members(store, job)
     rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist()])

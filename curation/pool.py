@@ -10,7 +10,7 @@ from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 from rich.console import Console
 
-from curation.errors import UsageError
+from curation.errors import Stopped, UsageError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -151,6 +151,8 @@ def _connect(scheduler: str) -> Client:
 
 
 def _outcome(job: Job, future: Future) -> Outcome[Job, Result]:
+    if future.cancelled():  # by nobody here
+        raise Stopped("the Dask scheduler is gone, or has forgotten this run; what is committed stays: start it again")
     error = future.exception()
     if isinstance(error, KilledWorker):
         error = WorkerDied(str(error))

@@ -154,7 +154,7 @@ class Stages:
             self.console.print(f"scores of {altered} unit(s) are not as they were written; scored anew")
         self.place = self.place.suited_to(record.recipe)
         jobs = [
-            UnitJob(self.store.root, unit, plan, record.recipe, self.place.threads, retry)
+            UnitJob(self.store.anywhere, unit, plan, record.source, record.recipe, self.place.threads, retry)
             for unit, stats in enumerate(units)
             if _to_score(stats, record.recipe, models, retry)
         ]
@@ -301,7 +301,7 @@ class Stages:
                 if shard >= 0:
                     units.setdefault(shard, []).append(unit)
         for shard, members in sorted(units.items()):
-            yield ShardJob(self.store.root, shard, tuple(members), plan, record.recipe)
+            yield ShardJob(self.store.anywhere, shard, tuple(members), plan, record.source, record.recipe)
 
 
 def redecide(out: str, recipe: Recipe) -> tuple[Outcome, Flips]:

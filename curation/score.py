@@ -30,6 +30,7 @@ from curation.questions import SCORERS, STAGES
 from curation.recipe import Recipe
 from curation.scorers import Scorer, make_scorers
 from curation.sources import read_bytes
+from curation.sources.absent import need_source
 from curation.sources.entry import IMAGE_SUFFIXES, describe, suffix
 from manifests.account import Counts
 from manifests.schema import IMAGE, SCORES, scores_schema
@@ -44,11 +45,12 @@ _loading = Lock()
 
 @dataclass(frozen=True)
 class UnitJob:
-    """One unit to score: where, with what, failed rows too (`retry`), and which rows killed a process before."""
+    """One unit to score: where, of what, with what, failed rows too (`retry`), and which rows killed a process."""
 
     out: str
     unit: int
     plan: Plan
+    source: str
     recipe: Recipe
     threads: int
     retry: bool = False
@@ -71,6 +73,7 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     With `announce` images are taken strictly one by one and each row is announced before it is touched.
     """
     cv2.setNumThreads(1)
+    need_source(job.source)
     store = Store(job.out)
     scorers = load_scorers(job.recipe, job.threads)
     schema = scores_schema([*job.plan.extras, *job.recipe.concept_fields])

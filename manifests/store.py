@@ -43,6 +43,11 @@ class Store:
             raise Unreachable(f"{self.root} cannot be opened: {error}; give a folder or another URL") from None
         self.is_local = "file" in _protocols(self.fs)
 
+    @property
+    def anywhere(self) -> str:
+        """The root under a name that holds in processes with another working folder too."""
+        return self.path if self.is_local else self.root
+
     def full(self, name: str) -> str:
         """Path of `name` as the file system wants it."""
         return f"{self.path.rstrip('/')}/{name}"
@@ -67,6 +72,8 @@ class Store:
             found = self.fs.ls(self.full(folder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        finally:
+            self.fs.invalidate_cache()  # or it goes by this list when it is asked for what others write later
         bare = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(f"{folder}/{name}" for name in bare if name.endswith(suffix) and not name.startswith("."))
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import socket
 
 from curation.errors import UsageError
 from curation.sources.entry import suffix
@@ -9,10 +10,17 @@ from curation.sources.table import TABLE_SUFFIXES
 
 
 def need_source(source: str) -> None:
-    """UsageError where the photos of a run are gone, as on a disk that is not mounted: all of them would fail, and
+    """UsageError where the photos of a run are gone, as on a disk that is not mounted here: all of them would fail, and
     shards that hold them be made anew without them. Of a table, a pattern or a URL this is not known.
     """
     if "://" in source or glob.has_magic(source) or "{" in source or suffix(source) in TABLE_SUFFIXES:
         return
-    if not os.path.exists(source) or (os.path.isdir(source) and not os.listdir(source)):
-        raise UsageError(f"{source} is not there or empty, and its photos are to be read; put it back")
+    if not os.path.exists(source) or (os.path.isdir(source) and _is_empty(source)):
+        raise UsageError(
+            f"{source} is not there or empty, and {socket.gethostname()} is to read its photos; put it back"
+        )
+
+
+def _is_empty(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,7 @@ from curation.sources.tar import list_tar
 CURATED = frozenset(".lock plan.parquet run.json wids.json report.html scores embeddings manifest shards".split())
 """What a run writes into its output folder. Photos that lie beside these, as where OUT was SOURCE, are photos."""
 
+READERS = 16  # captions fetched at a time from another file system
 HEIF_BRANDS = frozenset(b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
@@ -67,23 +69,37 @@ def list_file(path: str, caption: str | None = None) -> Entry:
 
 
 def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
-    """The same for a folder on any fsspec file system that can list."""
+    """The same for a folder on any fsspec file system that can list. Captions are fetched side by side."""
     fs, root = fsspec.core.url_to_fs(url)
     found = fs.find(root, detail=True)
     curated = [path.removesuffix("/run.json") for path in found if path.endswith("/run.json")]
     curated = [folder for folder in curated if f"{folder}/plan.parquet" in found]
     passed_over.update(["curated folder"] * len(curated))
     written = tuple(f"{folder}/{name}/" for folder in curated for name in CURATED)
-    for path, info in sorted(found.items()):
-        if f"{path}/".startswith(written):
-            continue
-        full = fs.unstrip_protocol(path)
-        if suffix(path) == ".tar":
-            yield from list_tar(full, passed_over)
-        elif suffix(path) in IMAGE_SUFFIXES:
-            yield Entry(full, bytes=info.get("size") or -1, version=str(info.get("ETag") or info.get("mtime") or ""))
-        else:
-            passed_over[kind_of(path)] += 1
+    paths = [path for path in sorted(found) if not f"{path}/".startswith(written)]
+    hidden = {path for path in paths if "/." in f"/{path.removeprefix(root)}"}
+    passed_over.update(["hidden"] * len(hidden))
+    beside = {path: f"{path[: -len(suffix(path))]}.txt" for path in paths if suffix(path) in IMAGE_SUFFIXES}
+    with ThreadPoolExecutor(READERS) as pool:
+        captions = {
+            path: pool.submit(_remote_text, fs, text)
+            for path, text in beside.items()
+            if text in found and path not in hidden
+        }
+        for path in (path for path in paths if path not in hidden):
+            full, info = fs.unstrip_protocol(path), found[path]
+            if suffix(path) == ".tar":
+                yield from list_tar(full, passed_over)
+            elif suffix(path) in IMAGE_SUFFIXES:
+                version = str(info.get("ETag") or info.get("mtime") or "")
+                try:
+                    caption = captions[path].result() if path in captions else ""
+                except Exception as error:  # whatever the file system raises
+                    yield Entry(full, error=describe(error))
+                else:
+                    yield Entry(full, bytes=info.get("size") or -1, version=version, caption=caption)
+            else:
+                passed_over[kind_of(path)] += 1
 
 
 def _is_image(path: str) -> bool:
@@ -109,3 +125,7 @@ def _is_image(path: str) -> bool:
 def _text(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read(CAPTION_LIMIT).strip()
+
+
+def _remote_text(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return bytes(fs.cat_file(path)[:CAPTION_LIMIT]).decode("utf-8", "replace").strip()

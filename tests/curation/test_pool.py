@@ -7,6 +7,7 @@ from threading import Lock
 import pytest
 from distributed import Client, LocalCluster
 
+from curation.errors import Stopped
 from curation.pool import DaskPool, open_pool
 
 VARIABLE = "MALLOC_TRIM_THRESHOLD_"
@@ -57,3 +58,13 @@ def test_workers_that_join_later_get_work() -> None:
         done += [outcome.result() for outcome in outcomes]
     assert sorted(done) == list(range(30))
     assert max(MOST) > 2
+
+
+def test_a_scheduler_that_goes_away_is_one_sentence() -> None:
+    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as client:
+        outcomes = DaskPool(client).map(work, range(30))
+        next(outcomes)
+        cluster.close()
+        with pytest.raises(Stopped, match="scheduler is gone"):
+            list(outcomes)

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from math import ceil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.funnel import funnel_text
 from curation.plan import Plan, make_plan, read_plan, unit_size
-from curation.pool import InlinePool
+from curation.pool import InlinePool, Job, Outcome, Result
 from curation.recipe import Recipe, change, to_yaml
 from curation.record import load_record
 from curation.report.page import write_report
@@ -332,7 +333,7 @@ def test_retry_leaves_alone_what_cannot_be_read_and_what_killed_a_process(tmp_pa
     before = pd.read_parquet(out / "manifest").set_index("uri").error_message
     (tmp_path / "later.jpg").write_bytes(jpeg(9))
     touched: list[int] = []
-    job = UnitJob(str(out), 0, read_plan(Store(out)), plain_recipe, threads=1, retry=True, deadly=(1,))
+    job = UnitJob(str(out), 0, read_plan(Store(out)), str(source), plain_recipe, threads=1, retry=True, deadly=(1,))
     score_unit(job, touched.append)
     scores = pd.read_parquet(out / "scores" / "00000.parquet")
     assert [Path(scores.uri[row]).name for row in touched] == ["empty.jpg", "link.jpg"]
@@ -391,6 +392,53 @@ def test_retry_packs_what_could_not_be_read_when_it_was_packed(tmp_path: Path, p
     retry(str(out), workers=0)
     assert contents(out, "shards") == contents(tmp_path / "whole", "shards")
     assert verify(str(out))[1] == []
+
+
+class Elsewhere(InlinePool):
+    """A worker whose jobs see the machine as it is within `there`."""
+
+    def __init__(self, there: Callable[[], AbstractContextManager[None]]) -> None:
+        self.there = there
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Outcome[Job, Result]]:
+        def work(job: Job) -> Result:
+            with self.there():
+                return function(job)
+
+        return super().map(work, jobs)
+
+
+def test_workers_may_run_in_another_folder(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good_photos(tmp_path / "photos", 20)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pool = Elsewhere(lambda: chdir(tmp_path / "elsewhere"))
+    monkeypatch.setattr(run, "open_pool", lambda *place: nullcontext(pool))
+    counts = curate("photos", "out", plain_recipe)
+    assert verify("out") == (counts, [])
+    assert counts.kept == 20
+
+
+def test_a_worker_that_does_not_see_the_source_ends_the_run_instead_of_failing_every_image(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
+
+    @contextmanager
+    def without_source() -> Iterator[None]:
+        source.rename(tmp_path / "away")
+        yield
+        (tmp_path / "away").rename(source)
+
+    blind = Elsewhere(without_source)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "open_pool", lambda *place: nullcontext(blind))
+        with pytest.raises(UsageError, match=r"photos is not there or empty, and .* is to read its photos"):
+            curate(str(source), str(out), plain_recipe)
+    (tmp_path / "away").rename(source)
+    assert curate(str(source), str(out), plain_recipe, place=HERE).kept == 20
 
 
 @pytest.mark.parametrize("unmounted", [False, True])
@@ -482,8 +530,9 @@ def test_a_unit_is_scored_in_a_child_whatever_the_present_folder_holds(
     (tmp_path / "curation").mkdir()
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "out")
-    plan, _ = make_plan(str(good_photos(tmp_path / "photos", 3)), store)
-    assert score_carefully(UnitJob(store.root, 0, plan, plain_recipe, threads=1)).kept == 3
+    source = str(good_photos(tmp_path / "photos", 3))
+    plan, _ = make_plan(source, store)
+    assert score_carefully(UnitJob(store.root, 0, plan, source, plain_recipe, threads=1)).kept == 3
 
 
 def test_a_process_that_dies_before_any_image_is_one_sentence(
@@ -493,7 +542,7 @@ def test_a_process_that_dies_before_any_image_is_one_sentence(
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: killed)
     plan = Plan(1, 1, "", ())
     with pytest.raises(Stopped, match=r"unit 0: its process was killed by signal 9 .* Give fewer --workers"):
-        score_carefully(UnitJob(str(tmp_path), 0, plan, plain_recipe, threads=1))
+        score_carefully(UnitJob(str(tmp_path), 0, plan, str(tmp_path), plain_recipe, threads=1))
 
 
 def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(

@@ -132,6 +132,20 @@ def test_a_curated_folder_is_passed_over_on_other_file_systems_too(tmp_path: Pat
     assert listing.passed_over == {"curated folder": 1}
 
 
+def test_captions_and_hidden_files_on_other_file_systems_are_those_of_a_local_folder() -> None:
+    root = f"memory://captioned-{os.getpid()}"
+    files = {"a.jpg": b"", "a.txt": " Zoë \n".encode(), "b/c [1].png": b"", "b/c [1].txt": b"c", "b/d.jpg": b""}
+    for name, data in (files | {".e.jpg": b"", ".trash/f.jpg": b"", ".trash/f.txt": b""}).items():
+        Store(root).write_bytes(name, data)
+    listing = list_source(root)
+    assert {e.uri.rsplit("/", 1)[1]: e.caption for e in listing.entries} == {
+        "a.jpg": "Zoë",
+        "c [1].png": "c",
+        "d.jpg": "",
+    }
+    assert listing.passed_over == {".txt": 2, "hidden": 3}
+
+
 def test_files_of_others_in_the_output_are_not_overwritten(tmp_path: Path, plain_recipe: Recipe) -> None:
     source = write(tmp_path / "photos", {"1.jpg": jpeg(1)})
     foreign = {"run.json": b"{}", "shards/00077.tar": b"precious", "manifest/00009.parquet": b"mine"}

@@ -1,7 +1,11 @@
+import os
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store, Unreachable, content_hash
@@ -24,6 +28,38 @@ def test_files_appear_whole_with_their_hash_and_size(root: str, tmp_path: Path) 
     store.remove("a/b.bin")
     store.remove("a/b.bin")
     assert not store.exists("a/b.bin")
+
+
+class Bucket(MemoryFileSystem):
+    """Goes by what it has listed, as s3fs does, until it is told to forget that."""
+
+    protocol = "bucket"
+    cachable = False  # every Store its own, as in processes of their own
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True)
+        found = self.dircache[path]
+        return found if detail else [info["name"] for info in found]
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        listed = self._ls_from_cache(path)
+        return listed[0] if listed else super().info(path, **options)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_what_others_write_after_a_folder_was_listed_is_seen() -> None:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    root = f"bucket://store-{os.getpid()}"
+    driver, worker = Store(root), Store(root)
+    worker.write_bytes("scores/0.parquet", b"1234")
+    assert driver.names("scores", ".parquet") == ["scores/0.parquet"]
+    worker.write_bytes("scores/0.parquet", b"123456")
+    worker.write_bytes("scores/1.parquet", b"12")
+    assert [driver.size(f"scores/{number}.parquet") for number in range(2)] == [6, 2]
+    assert driver.names("scores", ".parquet") == ["scores/0.parquet", "scores/1.parquet"]
 
 
 @pytest.mark.parametrize(("root", "says"), [("", "name is empty"), ("gopher://a/b", "gopher.*give a folder")])
