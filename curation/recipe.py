@@ -151,7 +151,14 @@ class Recipe(_Strict):
         return content_hash([list(self.rules.items()), self.people.model_dump()]) if self.lazy else "everything"
 
     def check_columns(self, extras: list[pa.Field]) -> None:
-        """UsageError where a rule names a column that neither scorers nor the source's table have, or cannot use."""
+        """UsageError where a rule names a column that neither scorers nor the source's table have, or cannot use, or a
+        concept would fill one of the table's."""
+        brought = {field.name for field in extras}
+        if taken := [name for name in self.own_concepts if f"p{name}" in brought]:
+            raise UsageError(
+                f"concepts: the source's table has a column 'p{taken[0]}' already; give the concept {taken[0]!r} "
+                "another name"
+            )
         known = [*(column for name in self.scorers for column in COLUMNS[name]), *(f.name for f in IMAGE)]
         known += [field.name for field in self.concept_fields]
         known += [name for name in PLAN.names if name in {"uri", "member", "caption"}]

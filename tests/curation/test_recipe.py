@@ -113,3 +113,13 @@ def test_yes_and_no_are_the_keys_of_a_concept(tmp_path: Path) -> None:
     assert recipe.concepts["hat"].no == ("bare head",)
     assert recipe.classifiers["watermark"].yes == 1
     assert not recipe.lazy
+
+
+def test_a_concept_does_not_fill_a_column_of_the_table() -> None:
+    """Both under one name ended a run with a traceback."""
+    recipe = load_recipe(
+        "humans300m", ["profile=full", "scorers=[concepts]", "rules={}", "concepts.hat={yes: [a hat], no: [none]}"]
+    )
+    recipe.check_columns([pa.field("phat2", pa.float32())])
+    with pytest.raises(UsageError, match="the source's table has a column 'phat' already; give the concept 'hat'"):
+        recipe.check_columns([pa.field("phat", pa.float32())])
