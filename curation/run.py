@@ -334,6 +334,8 @@ def _to_score(stats: dict[str, Any] | None, recipe: Recipe, models: dict[str, st
         return True
     if stats["asking"] not in {"everything", recipe.asking}:  # a lazy run that other rules stopped
         return True
+    if not set(recipe.scorers).isdisjoint(stats.get("left", ())):  # images that a recipe with fewer questions read
+        return True
     return retry and stats["failed"] > 0
 
 

@@ -82,7 +82,7 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     plan = read_unit(store, job.unit).to_pylist()
     rows = _start(plan, old, job, stale)
     _take_over_embeddings(store, job, rows, stats)
-    todo = _todo(plan, rows, job, bool(stale), schema)
+    todo = _todo(plan, rows, job, {*identities, *job.recipe.scorers}, bool(stale), schema)
     loads = _batches(plan, todo, rows, job.threads) if announce is None else _one_by_one(plan, todo, rows, announce)
     for loaded in loads:
         _score(loaded, rows, scorers, job.recipe, schema)
@@ -102,6 +102,7 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
     name = scores_file(job.unit)
     store.write_table(name, table)
     statuses = table["status"].to_pylist()
+    left = {question for row in table["not_asked"].to_pylist() for question in row} - {*job.recipe.scorers}
     store.write_json(
         scores_stats_file(job.unit),
         {
@@ -110,6 +111,7 @@ def commit(store: Store, job: UnitJob, table: pa.Table, identities: Mapping[str,
             "plan_hash": job.plan.hash,
             "identities": dict(identities),
             "asking": job.recipe.asking,
+            "left": sorted(left),  # asked of some images, and not by this recipe
             "bytes": store.size(name),
             "sha256": store.sha256(name),
             "embeddings": dict(kept),
@@ -166,8 +168,12 @@ def _take_over_embeddings(store: Store, job: UnitJob, rows: list[Row], stats: Ro
             rows[number - job.plan.start(job.unit)]["embedding"] = vector
 
 
-def _todo(plan: list[Row], rows: list[Row], job: UnitJob, any_stale: bool, schema: pa.Schema) -> list[int]:
+def _todo(
+    plan: list[Row], rows: list[Row], job: UnitJob, questions: set[str], any_stale: bool, schema: pa.Schema
+) -> list[int]:
     """Rows to work on: new ones, good ones that must be asked more, and failed ones on `retry` or for a new scorer.
+
+    What is read for the first time wants all `questions` that others of the unit were asked, by whatever recipe.
 
     Never an archive or a folder that cannot be listed, which is no image, nor what killed a process.
     """
@@ -178,7 +184,7 @@ def _todo(plan: list[Row], rows: list[Row], job: UnitJob, any_stale: bool, schem
     hopeless |= set(job.deadly)
     again = {index for index, row in enumerate(rows) if row["status"] in wanted} - hopeless
     for index in again:
-        rows[index]["not_asked"] = list(job.recipe.scorers)
+        rows[index]["not_asked"] = [name for name in SCORERS if name in questions]
     settled = _rejected(rows, job.recipe, schema) if job.recipe.lazy else [False] * len(rows)
     missing = [not set(row["not_asked"]).isdisjoint(job.recipe.scorers) for row in rows]
     return [

@@ -168,3 +168,24 @@ def test_questions_that_decide_nothing_come_last(profile: str, last: str) -> Non
     assert last in order[-1]
     flat = [name for stage in order for name in stage]
     assert flat.index("people") < flat.index("text")
+
+
+def test_what_fewer_questions_were_asked_of_is_asked_the_rest_later(tmp_path: Path) -> None:
+    """An image that `retry` read while the recipe asked less was never asked the rest, and rejected for it."""
+    source, out = write(tmp_path / "photos", {"a.jpg": jpeg(1), "b.jpg": b"no photo yet"}), tmp_path / "out"
+    more = from_dict({"name": "m", "scorers": ["quality", "fingerprint"], "rules": {"e": "exposure > 0"}}, "m")
+    fewer = change(more, ["scorers=[fingerprint]", "rules={}"])
+    curate(str(source), str(out), more, place=HERE)
+    (source / "b.jpg").write_bytes(jpeg(2))
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = stage.plan(str(source), fewer)
+        record.recipe = fewer
+        stage.score(record, retry=True)
+        stage.decide(record)
+        stage.pack(record)
+    assert read(out).not_asked.map(list).tolist() == [[], ["quality"]]
+    assert read(out).verdict.tolist() == ["kept", "kept"]
+    score_again(out, source, more)
+    assert read(out).exposure.notna().all()
+    assert read(out).verdict.tolist() == ["kept", "kept"]
+    assert verify(str(out))[1] == []
