@@ -5,6 +5,7 @@ arithmetic. What a position gives depends only on (seed, position, data set): it
 and mask by a key of (seed, epoch, uid).
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -225,6 +226,7 @@ def stream(
         timeout=stuck_after if workers else 0,
         prefetch_factor=_PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_take_signals_as_the_trainer if workers else None,
     )
     batches = iter(loader)  # starts the workers: before any thread of ours
     remote = any(is_remote(shard.url) for shard in shards.shards)
@@ -261,6 +263,13 @@ def _check_cache_size(shards: ShardSet, order: Order) -> None:
             f"the shard cache may hold {shards.cache.limit / 1e9:.1f} GB, and two windows of {order.window} shards "
             f"need up to {largest / 1e9:.1f} GB; allow a larger cache (--cache-gb) or a smaller --window"
         )
+
+
+def _take_signals_as_the_trainer(_worker: int) -> None:
+    """Undo torch's handler, which ends a worker at the first SIGTERM: SLURM and systemd send it to every process of a
+    job, and the trainer wants to finish its step.
+    """
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,6 +1,9 @@
 """Any number of ranks and workers, stopped anywhere, gives the same samples; broken ones are replaced by rule."""
 
 import io
+import multiprocessing
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -46,6 +49,21 @@ def test_workers_do_not_change_the_batches(opened):
     alone = batches(opened)
     assert alike(alone, batches(opened, workers=1))
     assert alike(alone, batches(opened, workers=2))
+
+
+def test_a_job_that_is_asked_to_end_gets_its_batches_still(opened):
+    """SLURM sends SIGTERM to every process of a job, the decoding ones too; the trainer finishes its step."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        order = Order(opened.counts, 1, window=2)
+        coming = stream(opened, order, CROP, start=0, stop=200, micro_batch=4, workers=2)
+        taken = [next(coming)]
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        taken += coming
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert alike(taken, batches(opened, stop=200))
 
 
 def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):
