@@ -224,7 +224,9 @@ def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]
         stem = name.removesuffix(".tar")
         curated = f"{stem}_stats.json" in files
         if curated and f"{stem}.parquet" not in files:
-            raise ShardError(f"{folder}/{stem}.parquet is missing beside {name}; copy the shard again")
+            if "sha256" in _read_stats(f"{folder}/{name}"):
+                raise ShardError(f"{folder}/{stem}.parquet is missing beside {name}; copy the shard again")
+            curated = False  # img2dataset's, whose table is not asked for
         tars.append(Listed(f"{folder}/{name}", *files[name], curated))
     if not tars and not missing_ok:
         raise ShardError(f"no tar matches {folder}/{pattern}")
@@ -240,14 +242,20 @@ def _list_folder(folder: str) -> dict[str, tuple[int, str]]:
             return {}
         with os.scandir(path) as entries:
             return {e.name: _local_stat(e.path) if e.name.endswith(".tar") else (0, "") for e in entries}
-    fs, remote = fsspec.core.url_to_fs(folder)
+    store = Store(folder)
     try:
+        found = store.fs.ls(store.path, detail=True)
+        for info in found:
+            if info.get("size") is None and info["name"].endswith(".tar"):  # a web server lists names alone
+                info.update(store.fs.info(info["name"]))
         return {
             info["name"].rstrip("/").rsplit("/", 1)[-1]: (int(info.get("size") or 0), _remote_stamp(info))
-            for info in fs.ls(remote, detail=True)
+            for info in found
         }
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except Exception as error:  # clients of object stores raise what they like
+        raise ShardError(f"{folder} cannot be listed ({error}); name the tars, or check the address") from error
 
 
 def _find_one(url: str) -> Listed:
@@ -258,14 +266,14 @@ def _find_one(url: str) -> Listed:
             raise ShardError(f"{url} does not exist; check the name, or copy the shard there")
         curated = Path(f"{local_path(stem)}_stats.json").is_file() and Path(f"{local_path(stem)}.parquet").is_file()
         return Listed(url, *_local_stat(path), curated)
-    fs, remote = fsspec.core.url_to_fs(url)
+    store = Store(url)
     try:
-        info = fs.info(remote)
+        info = store.fs.info(store.path)
     except FileNotFoundError as error:
         raise ShardError(f"{url} does not exist; check the address, or copy the shard there") from error
     if info.get("size") is None:
         raise ShardError(f"the server does not say how large {url} is; download the shard and give the local file")
-    curated = fs.exists(f"{remote.removesuffix('.tar')}_stats.json")
+    curated = store.fs.exists(f"{store.path.removesuffix('.tar')}_stats.json")
     return Listed(url, int(info["size"]), _remote_stamp(info), curated)
 
 
@@ -282,13 +290,13 @@ def _remote_stamp(info: dict) -> str:
 
 
 def _describe(tar: Listed, cache: ShardCache) -> Shard:
-    stats = _read_stats(tar) if tar.curated else {}
+    stats = _read_stats(tar.url) if tar.curated else {}
     return _describe_curated(tar, stats) if "sha256" in stats else _describe_foreign(tar, cache)
 
 
-def _read_stats(tar: Listed) -> dict[str, Any]:
+def _read_stats(tar: str) -> dict[str, Any]:
     """What lies beside a tar as `_stats.json`; without hashes it is img2dataset's, and the tar has no index."""
-    url = f"{tar.url.removesuffix('.tar')}_stats.json"
+    url = f"{tar.removesuffix('.tar')}_stats.json"
     try:
         with fsspec.open(url, "rb") as file:
             return dict(json.load(file))

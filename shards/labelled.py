@@ -139,7 +139,7 @@ def _read_labels(source: str) -> dict[str, Any]:
                 labels = json.load(file)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # ImportError: of a file system that is not installed
             raise ShardError(f"{place} cannot be read ({error}); pack the labels again") from error
         if not isinstance(labels, dict) or labels.get("format") != FORMAT or "task" not in labels:
             raise ShardError(f"{place} is not of format {FORMAT} of this program; pack the labels again")

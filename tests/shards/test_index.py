@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.store import Unreachable
 from shards import index
 from shards.cache import ShardCache, ShardError
 from shards.index import open_shards
@@ -160,6 +161,32 @@ def test_img2datasets_folder_is_indexed_as_foreign(tmp_path):
     assert [opened.read(0, r) for r in range(3)] == [photo(s) for s in range(3)]
 
 
+def test_img2datasets_tables_are_not_asked_for(tmp_path):
+    out = write_curated(tmp_path, 1, 3)
+    (out / "shards/00000_stats.json").write_text('{"count": 3, "successes": 3, "status_dict": {"success": 3}}')
+    (out / "shards/00000.parquet").unlink()
+    assert open_shards(str(out)).count == 3
+
+
+@pytest.mark.parametrize("source", ["nosuch://bucket/{0..1}.tar", "nosuch://bucket/folder"])
+def test_a_file_system_that_is_not_there_is_one_sentence(source):
+    with pytest.raises(Unreachable, match="cannot be opened: Protocol not known: nosuch"):
+        open_shards(source)
+
+
+class Forbidding(QuietHandler):
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+
+def test_a_folder_that_a_server_does_not_list_is_one_sentence():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with pytest.raises(ShardError, match=r"cannot be listed \(403.*name the tars"):
+            open_shards(f"http://127.0.0.1:{http.server_port}/data")
+        http.shutdown()
+
+
 def test_a_damaged_curated_index_is_named(tmp_path):
     out = write_curated(tmp_path, 2, 3)
     (out / "shards/00001.parquet").write_bytes(b"PAR1 not")
@@ -205,6 +232,12 @@ def test_a_web_server_serves_shards(tmp_path, server):
     assert foreign.read(0, 2) == photo(2)
     with pytest.raises(ShardError, match="does not exist"):
         open_shards(f"{server}/none.tar")
+
+
+def test_a_folder_of_a_web_server_is_listed(tmp_path, server):
+    write_curated(tmp_path / "out", 2, 3)
+    named = open_shards(f"{server}/out/shards/{{00000..00001}}.tar")
+    assert open_shards(f"{server}/out").shards == open_shards(f"{server}/out/shards").shards == named.shards
 
 
 def test_remote_shards_that_were_packed_anew_are_read_anew(tmp_path, server):
