@@ -167,11 +167,14 @@ def _copy_overlap(file: Any, name: str, stored: Mapping[str, Any], own: Piece) -
         own.local[first - own.start : last - own.start].copy_(rows)
 
 
-def _make_empty(folder: Path) -> str | None:
-    """Make a folder, or empty it; returns what went wrong."""
+def _make_empty(beside: Path) -> str | None:
+    """Make the folder to write in, after deleting what processes that were killed while saving, at whatever step, left
+    of theirs; returns what went wrong.
+    """
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        for left in beside.parent.glob(".tmp-step-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        beside.mkdir(parents=True)
     except OSError as error:
         return str(error)
     return None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 
+from manifests.store import Store
 from training.models.zoo import FAMILY, PATCH, Architecture
 
 Config = TypeVar("Config")
@@ -28,7 +29,7 @@ class RunConfig:
     model: Annotated[str, f"One of {', '.join(FAMILY)}."] = "0.3b"
     size: Annotated[str, "Rows x columns in pixels, such as 1024x768. Default: the model's native resolution."] = ""
     resume: Annotated[
-        str, "auto: go on from the newest checkpoint in the run folder; never; or a checkpoint folder."
+        str, "auto: go on from the newest checkpoint in the run folder; never; or a checkpoint folder to begin at."
     ] = "auto"
 
     images: Annotated[int, "Training length in images seen."] = 0
@@ -281,7 +282,7 @@ def config_from(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def save_config(config: Any, path: Path) -> None:
     """Write a config as YAML that `load_config` reads back."""
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    Store(path.parent).write_bytes(path.name, yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:

@@ -15,6 +15,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from training.config import UsageError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -66,6 +68,11 @@ def all_ranks() -> Iterator[Ranks]:
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(0, 1, 0, device)
         return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(
+            f"the environment has WORLD_SIZE and lacks {', '.join(missing)}; start all processes with torchrun or as "
+            "docs/scale-out-training.md does with srun, or unset WORLD_SIZE to train alone"
+        )
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=30))
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
@@ -105,9 +112,9 @@ def spread(
                 group[i] = checkpoint_wrapper(group[i])
             if compiled:
                 group[i].compile(fullgraph=True, dynamic=False)
+    if ranks.world == 1:  # nobody to share with
+        return model
     if not sharded:
-        if ranks.world == 1:
-            return model
         return DistributedDataParallel(
             model, device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
         )

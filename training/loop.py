@@ -236,19 +236,40 @@ def _find_checkpoint(job: Job) -> Path | UsageError | None:
     together.
     """
     folder, resume = job.folder / "ckpt", job.config.resume
+    saved = sorted(folder.glob("step-*"))
     try:
+        if resume not in ("auto", "never"):
+            return _find_named(Path(resume), saved)
         if resume == "auto":
             return checkpoint.newest(folder)
-        if resume != "never":
-            checkpoint.verify(Path(resume))
-            return Path(resume)
     except UsageError as error:
         return error
-    if any(folder.glob("step-*")):
+    if saved:
         return UsageError(
             f"{folder} holds checkpoints of another run; give another folder, or --resume auto to go on with it"
         )
     return None
+
+
+def _find_named(named: Path, saved: list[Path]) -> Path:
+    """What `--resume CHECKPOINT` means in a run folder that has `saved` these: a run that began at a checkpoint of
+    another goes on from its own newest, so that the same command can be given again; going back inside a run would
+    leave later checkpoints that the next start takes for its own.
+    """
+    if not (named / "manifest.json").is_file() and any(named.glob("ckpt/step-*")):
+        raise UsageError(f"{named} is a run folder; --resume wants one of its checkpoints, {named}/ckpt/step-…")
+    if not saved:
+        checkpoint.verify(named)
+        return named
+    if named.resolve().parent != saved[0].resolve().parent:
+        return checkpoint.newest(saved[0].parent) or named
+    if named.name < saved[-1].name:
+        raise UsageError(
+            f"{saved[-1]} comes after {named.name}, and the next start would take it for its own; delete what comes "
+            "after, or give another --run to go on from there beside it"
+        )
+    checkpoint.verify(named)
+    return named
 
 
 # -- one step ----------------------------------------------------------------------------------------------------------

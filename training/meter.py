@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from manifests.store import Store
 from training.models.heads import HEADS
 from training.models.mae import visible_count
 from training.models.zoo import PATCH, Architecture
@@ -214,7 +215,7 @@ class MetricsLog:
                     kept.append(text + "\n")
             except (ValueError, KeyError):
                 continue
-        self.path.write_text("".join(kept))
+        Store(self.path.parent).write_bytes(self.path.name, "".join(kept).encode())
 
 
 def line(metrics: dict[str, Any]) -> str:

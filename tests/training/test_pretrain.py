@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from manifests import store
 from shards.order import Order
 from shards.stream import Positions
 from tests.shard_factory import photo, write_curated, write_members
@@ -272,6 +273,68 @@ def test_resuming_from_a_named_checkpoint(straight, config, tmp_path):
     assert exact(run) == exact(straight)[4:]
     with pytest.raises(DamagedCheckpoint, match="cannot be read"):
         pretrain(config(resume=str(tmp_path / "nothing"), run=str(tmp_path / "x")))
+
+
+def test_the_same_command_with_a_named_checkpoint_of_another_run_goes_on(straight, config, tmp_path):
+    """Its first start is at the named one; the next ones are where the run itself has come to."""
+    began = str(straight / "ckpt/step-00000002")
+    assert pretrain(config(ema=0.9, resume=began, max_minutes=1e-6)) == 0
+    assert pretrain(config(ema=0.9, resume=began)) == 0
+    assert exact(tmp_path / "run") == exact(straight)[2:]
+
+
+def test_going_back_inside_a_run_wants_what_comes_after_deleted(straight, config):
+    """The next start would take it for its own, and saving would count it among the newest."""
+    back = config(run=str(straight), ema=0.9, resume=str(straight / "ckpt/step-00000002"))
+    with pytest.raises(UsageError, match=r"step-00000006 comes after step-00000002.*delete what comes after"):
+        pretrain(back)
+    reference = exact(straight)
+    for later in ("step-00000004", "step-00000006"):
+        shutil.rmtree(straight / "ckpt" / later)
+    assert pretrain(back) == 0
+    assert exact(straight) == reference
+
+
+def test_a_run_folder_is_no_checkpoint(straight, config, tmp_path):
+    with pytest.raises(UsageError, match="is a run folder; --resume wants one of its checkpoints"):
+        pretrain(config(ema=0.9, resume=str(straight)))
+
+
+def test_what_was_killed_while_saving_at_another_step_is_deleted(config, tmp_path):
+    left = tmp_path / "run/ckpt/.tmp-step-00000437"
+    left.mkdir(parents=True)
+    (left / "rank-00000.safetensors").write_bytes(b"half")
+    pretrain(config(images=16))
+    assert [p.name for p in (tmp_path / "run/ckpt").iterdir()] == ["step-00000002"]
+
+
+def test_metrics_and_settings_outlive_a_disk_that_is_full_when_they_are_written_anew(config, tmp_path, monkeypatch):
+    pretrain(config(images=16))
+    run = tmp_path / "run"
+    before = (run / "metrics.jsonl").read_text(), (run / "config.yaml").read_text()
+
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "_write_all", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_config(config(), run / "config.yaml")
+    with pytest.raises(OSError, match="No space left"):
+        MetricsLog(run, 1)
+    assert before == ((run / "metrics.jsonl").read_text(), (run / "config.yaml").read_text())
+
+
+def test_alone_there_is_nothing_to_shard(straight, config, tmp_path):
+    assert pretrain(config(ema=0.9, parallel="fsdp")) == 0
+    assert_same_run(straight, tmp_path / "run", 6)
+
+
+def test_half_an_environment_of_many_processes_is_told(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UsageError, match=r"WORLD_SIZE and lacks RANK, MASTER_ADDR.*torchrun"):
+        pretrain(config())
 
 
 def test_a_damaged_newest_checkpoint_falls_back_loudly(straight, config, tmp_path, capsys):
