@@ -141,6 +141,8 @@ def _keypoints(person: GivenPerson, photo: _Photo, names: KeypointSet) -> tuple[
         raise person.refused
     if person.crowd:
         raise LabelError(CROWD, "it stands for a crowd (iscrowd)")
+    if not person.keypoints:
+        raise LabelError(UNLABELLED, "it has no keypoints")
     if len(person.keypoints) != 3 * len(names.names):
         raise LabelError(
             BROKEN_LABEL,

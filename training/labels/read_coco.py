@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
@@ -23,7 +23,7 @@ def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[
     content = _load(path)
     keypoints = keypoints or _recognise(path, content)
     order, others = _order(path, content, keypoints), _others(content, keypoints)
-    people: dict[Any, list[GivenPerson]] = defaultdict(list)
+    people: dict[str, list[GivenPerson]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
         people[_identity(annotation.get("image_id"))].append(_person(annotation, number, order, others))
     given = []
@@ -50,11 +50,12 @@ def _load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _identity(value: Any) -> Hashable:
-    return value if isinstance(value, Hashable) else str(value)
+def _identity(value: Any) -> str:
+    """An id as text: exports have 7, 7.0 and "7" for the same image."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _categories(content: dict[str, Any]) -> dict[Hashable, tuple[str, tuple[str, ...]]]:
+def _categories(content: dict[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name and names of keypoints of the file's categories by their ids."""
     found = {}
     given = content.get("categories")
@@ -71,7 +72,7 @@ def _named(content: dict[str, Any]) -> list[tuple[str, ...]]:
     return [names for _, names in _categories(content).values() if names]
 
 
-def _others(content: dict[str, Any], keypoints: KeypointSet) -> dict[Hashable, str]:
+def _others(content: dict[str, Any], keypoints: KeypointSet) -> dict[str, str]:
     """Categories with other keypoints than those of the set, such as animals, where one has these: id → name."""
     categories, ours = _categories(content), set(keypoints.names)
     if not any(set(names) == ours for _, names in categories.values()):
@@ -110,9 +111,7 @@ def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple
     return tuple(names.index(name) for name in keypoints.names)
 
 
-def _person(
-    annotation: dict[str, Any], number: int, order: tuple[int, ...], others: dict[Hashable, str]
-) -> GivenPerson:
+def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...], others: dict[str, str]) -> GivenPerson:
     member = str(annotation.get("id", number))
     if other := others.get(_identity(annotation.get("category_id"))):
         error = LabelError(OTHER, f"it is of the category {other}, whose keypoints are others")
@@ -172,13 +171,14 @@ def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPe
 
 
 def _read_image(images: Path, name: str) -> bytes:
-    for candidate in (images / name, images / Path(name).name):
+    there = name.replace("\\", "/")  # as Windows writes it
+    for candidate in (images / name, images / there, images / Path(there).name):
         if name and candidate.is_file():
             return candidate.read_bytes()
     raise LabelError(NOWHERE, f"there is no '{name}' in {images}")
 
 
-def _astray(path: Path, people: dict[Any, list[GivenPerson]]) -> Iterator[Given]:
+def _astray(path: Path, people: dict[str, list[GivenPerson]]) -> Iterator[Given]:
     for identity, found in people.items():
         error = LabelError(NOWHERE, f"image_id {identity} is not among the file's images")
         yield Given(str(path), f"image_id {identity}", bytes, tuple(found), refused=error)

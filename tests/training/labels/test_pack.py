@@ -209,6 +209,23 @@ def test_fields_that_hold_something_else_cost_their_label_and_no_other(
     assert (counts["packed"], counts["given"]) == (packs, 2)
 
 
+def test_ids_of_several_kinds_and_names_from_windows_are_understood(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "coco", [person(0), person(1), person(1)])
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"id": "0", "file_name": "C:\\export\\images\\0.jpg"}
+    content["images"][1] |= {"id": 1.0, "file_name": "images\\1.jpg"}
+    content["annotations"][2]["image_id"] = "1"
+    path.write_text(json.dumps(content))
+    counts = packed("pose", tmp_path / "out", path)["counts"]
+    assert (counts["packed"], counts["photos"]) == (3, 2)
+
+
+def test_a_box_without_keypoints_is_no_label_rather_than_a_broken_one(tmp_path: Path) -> None:
+    box = {name: value for name, value in person(0).items() if name != "keypoints"}
+    packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", [person(0), box]))
+    assert refusals(tmp_path / "out") == {"image without a label": "it has no keypoints"}
+
+
 def test_a_file_without_keypoints_is_told_apart_from_one_with_unknown_names(tmp_path: Path) -> None:
     boxes = {name: value for name, value in person(0).items() if name != "keypoints"}
     with pytest.raises(UsageError, match="has no list 'keypoints' in any of its annotations"):
