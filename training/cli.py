@@ -1,5 +1,6 @@
 """sapiens-train: parse, call one function, print."""
 
+import errno
 import inspect
 import json
 import sys
@@ -14,6 +15,7 @@ import typer
 from manifests.account import numbered
 from shards.cache import ShardError
 from training.config import TASKS, FinetuneConfig, PretrainConfig, Task, UsageError, load_config, whole_number
+from training.interrupt import ending_as_ctrl_c
 from training.models.zoo import FAMILY
 
 app = typer.Typer(
@@ -200,7 +202,8 @@ def predict(
         raise UsageError(f"precision is '{precision}'; allowed are fp32 and bf16")
     given = {"pose": pose, "parts": parts, "depth": depth, "normals": normals}
     options = Options(boxes, min_score, min_keypoint, batch, device, precision, pictures, data, frames)
-    rows = run(paths, out, {task: path for task, path in given.items() if path}, options)
+    with ending_as_ctrl_c():
+        rows = run(paths, out, {task: path for task, path in given.items() if path}, options)
     print(f"{out}: {summary(rows, json.loads((out / RECORD).read_text())['passed_over'])}")
     failed = [row for row in rows if row.error_message]
     for row in failed[:5]:
@@ -330,7 +333,9 @@ def main() -> None:
     try:
         app()
     except (UsageError, ShardError, OSError) as error:  # OSError: a full disk, a folder that is a file or read-only
-        print(f"sapiens-train: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; free some space, then run the same command again" if full else ""
+        print(f"sapiens-train: {error}{advice}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,10 +2,22 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL: the work is saved and not finished; start the same command again."""
+
+
+@contextmanager
+def ending_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends what runs here as Ctrl-C does: what was done is put in order, a webcam's recording is kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interrupt:

@@ -1,6 +1,8 @@
 """The door: options come from the config class, mistakes end with one sentence and exit code 2."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -99,3 +101,15 @@ def test_the_installed_command_starts(tmp_path: Path):
     assert done.returncode == 0
     for command in ("pretrain", "reconstruct", "convert", "plan", "models"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "; free some space, then run the same command again"), (errno.EROFS, "")]
+)
+def test_a_full_disk_is_one_sentence_with_advice(monkeypatch, capsys, number, advice):
+    def refused(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("training.predict.run.predict", refused)
+    assert run(monkeypatch, "predict", "photos", "out", "--pose", "pose") == 2
+    assert capsys.readouterr().err == f"sapiens-train: [Errno {number}] {os.strerror(number)}{advice}\n"

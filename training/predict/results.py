@@ -126,11 +126,16 @@ def write_rows(out: Path, earlier: Sequence[Row], new: Sequence[Row]) -> None:
 
 
 def write_files(out: Path, files: dict[str, bytes]) -> None:
-    """Files by name, each of which appears whole, and all of them only once all are written."""
+    """Files by name, each of which appears whole, and all of them only once all are written; none where one fails."""
     besides = {name: (out / name).with_name(f".tmp-{os.path.basename(name)}") for name in files}
-    for name, content in files.items():
-        besides[name].parent.mkdir(parents=True, exist_ok=True)
-        besides[name].write_bytes(content)
+    try:
+        for name, content in files.items():
+            besides[name].parent.mkdir(parents=True, exist_ok=True)
+            besides[name].write_bytes(content)
+    except OSError:
+        for beside in besides.values():  # room for the manifest, where the disk is full
+            beside.unlink(missing_ok=True)
+        raise
     for name, beside in besides.items():
         os.replace(beside, out / name)
 

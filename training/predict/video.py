@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,17 @@ class Writer:
             self._add_panel(frame, panel(found, self.style))
 
     def close(self) -> tuple[str, ...]:
-        """Names of the files that were written, relative to the output folder."""
-        self._end()
+        """Names of the files that were written, relative to the output folder. Raises OSError, and leaves no file,
+        where one could not be written.
+        """
+        try:
+            self._end()
+            # cv2's writer tells nothing of a full disk, but what it puts last is what a video is opened by
+            if self._video is not None and not cv2.VideoCapture(str(self._beside["panel.mp4"])).isOpened():
+                raise OSError(f"{self.out / self.name}.panel.mp4 could not be written whole; is the disk full?")
+        except OSError:
+            self.discard()
+            raise
         done = []
         for kind, beside in self._beside.items():
             if self._frames and beside.exists():
@@ -127,7 +137,8 @@ class Writer:
 
     def discard(self) -> None:
         """Leave no file, and what has their names as it is."""
-        self._end()
+        with suppress(OSError):
+            self._end()
         for beside in self._beside.values():
             beside.unlink(missing_ok=True)
 

@@ -1,5 +1,8 @@
 """Untrained models of 64 x 48 px and pictures to try them on."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -47,6 +50,17 @@ def photos(tmp_path: Path) -> Path:
     (folder / "b.PNG").write_bytes(cv2.imencode(".png", np.full((50, 30, 4), 90, np.uint8))[1].tobytes())
     (folder / "more" / "a.jpg").write_bytes(photo(2, 300, 200))
     return folder
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Files end after as many bytes with an OSError, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_video(path: Path, frames: int = 12, codec: str = "mp4v", size: tuple[int, int] = (96, 64)) -> Path:

@@ -1,5 +1,6 @@
 """The command as a user starts it, with the built-in detector."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 
 from training import cli
+from training.predict import run as predicting
+from training.predict.files import write_photo
 
 
 def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -64,3 +67,24 @@ def test_mistakes_are_one_sentence_and_inputs_that_all_fail_are_an_exit_code(
     told = capsys.readouterr()
     assert "a.jpg: BrokenImage: not an image: it starts with b'no pictu'" in told.err
     assert told.out == "out: 1 failed\n"
+
+
+def test_sigterm_keeps_what_was_done_as_ctrl_c_does(checkpoints, photos, tmp_path, monkeypatch):
+    def terminated(*arguments: object) -> object:
+        written = write_photo(*arguments)
+        if len(list((tmp_path / "out").glob("*.keypoints.json"))) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return written
+
+    monkeypatch.setattr(predicting, "write_photo", terminated)
+    words = [str(photos), str(tmp_path / "out"), "--boxes", "whole", "--pose", checkpoints["pose"], "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["sapiens-train", "predict", *words])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.value.code == 130
+    assert pd.read_parquet(tmp_path / "out" / "manifest.parquet").name.tolist() == ["a"]

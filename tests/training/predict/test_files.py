@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.training.predict.conftest import files_of_at_most
 from tests.training.predict.oracle import COCO, SAPIENS, compose, scene
 from training.labels.decode import depth_from_png, normals_from_png
 from training.predict.compose import Composer
 from training.predict.draw import Style
 from training.predict.files import people_png, write_photo
+from training.predict.results import write_files
 
 STYLE = Style(COCO, SAPIENS)
 
@@ -77,3 +79,10 @@ def test_more_than_255_people_take_16_bits(tmp_path):
     (tmp_path / "p.png").write_bytes(people_png(owner))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), owner)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "p.png"), cv2.IMREAD_UNCHANGED), owner)
+
+
+def test_where_one_file_finds_no_room_all_stay_as_they_were(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"earlier")
+    with files_of_at_most(1000), pytest.raises(OSError, match="too large"):
+        write_files(tmp_path, {"a.jsonl": b"new", "a.depth.npy": bytes(2000)})
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.jsonl", b"earlier")]

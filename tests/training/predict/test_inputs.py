@@ -136,6 +136,14 @@ def test_a_number_is_a_webcam_unless_there_is_such_a_file(tmp_path: Path, monkey
     assert isinstance(list_inputs(["0"], tmp_path).inputs[0], Photo)
 
 
+@pytest.mark.parametrize("name", ["camcorder.MTS", "phone.3gp", "stream.flv", "free.ogv", "disc.vob"])
+def test_videos_of_phones_and_camcorders_are_videos(tmp_path: Path, name: str):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / name).write_bytes(b"film")
+    for given in (tmp_path / "films", tmp_path / "films" / name):
+        assert [type(item) for item in list_inputs([str(given)], tmp_path / "out").inputs] == [Clip]
+
+
 def test_what_is_not_there_is_one_sentence(tmp_path: Path):
     with pytest.raises(UsageError, match=r"nothing\.jpg does not exist"):
         list_inputs([str(tmp_path / "nothing.jpg")], tmp_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 
-from tests.training.predict.conftest import write_video
+from tests.training.predict.conftest import files_of_at_most, write_video
 from training.predict.compose import Prediction
 from training.predict.draw import Style
 from training.predict.run import Options, predict
@@ -102,3 +103,14 @@ def test_frames_of_another_size_fit_into_the_first(tmp_path):
     writer.close()
     first, second = frames_of(tmp_path / "v.panel.mp4")
     assert first.shape == second.shape
+
+
+def test_a_video_for_which_there_is_no_room_is_told_and_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "v.panel.mp4").write_bytes(b"earlier")
+    writer = Writer(tmp_path, "v", 10.0, Style(side=64), pictures=True, data=False)
+    with files_of_at_most(8192):
+        for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)):
+            writer.add(Frame(number, number / 10, image), Prediction(image, ()))
+        with pytest.raises(OSError, match=r"v\.panel\.mp4 could not be written whole; is the disk full"):
+            writer.close()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("v.panel.mp4", b"earlier")]
