@@ -20,13 +20,15 @@ try:
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+    HEIC_ADVICE = ""
 except ImportError:  # HEIC is then refused with UnsupportedFormat
-    pass
+    HEIC_ADVICE = "; HEIC: pip install pillow-heif"
 
 _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip for files of unknown kinds
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 ORIENTATION_TAG = 0x0112
+HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
 
 
@@ -102,7 +104,8 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
         UnidentifiedImageError,
         ModuleNotFoundError,
     ):  # the latter where ultralytics was imported before this module
-        raise UnsupportedFormat(f"starts with {data[:8]!r}, which no installed image decoder knows") from None
+        advice = HEIC_ADVICE if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else ""
+        raise UnsupportedFormat(f"starts with {data[:12]!r}, which no installed image decoder knows{advice}") from None
     except Image.DecompressionBombError:
         raise TooManyPixels(
             f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {MAX_PIXELS} are decoded"

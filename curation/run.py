@@ -137,7 +137,9 @@ class Stages:
         record = Record(_absolute(source), plan.hash, plan.inputs, recipe, dict(passed_over))
         record.time("plan", time.monotonic() - start, plan.inputs)
         record.save(self.store)
-        others = ", ".join(f"{n} {kind}" for kind, n in passed_over.most_common(8))
+        kinds = passed_over.most_common()
+        others = ", ".join(f"{n} {kind}" for kind, n in kinds[:8])
+        others += f", {sum(n for _, n in kinds[8:])} of other kinds" * (len(kinds) > 8)
         told = f"; passed over as no images: {others}" if others else ""
         self.console.print(f"plan: {numbered(plan.inputs, 'image')}{told}")
         return record

@@ -1,15 +1,18 @@
 """List the images below a folder, local or remote."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
+from curation.errors import UsageError
 from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, kind_of, suffix
-from curation.sources.read import local_uri
+from curation.sources.read import file_system, is_web, local_uri
 from curation.sources.tar import list_tar
 
 CURATED = frozenset(".lock plan.parquet run.json wids.json report.html scores embeddings manifest shards".split())
@@ -48,7 +51,7 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
                 passed_over["hidden"] += 1
             elif suffix(name) == ".tar":
                 yield from list_tar(local_uri(path), passed_over)
-            elif _is_image(path):
+            elif is_image(path):
                 stem = name[: -len(suffix(name))] if suffix(name) else name
                 caption = os.path.join(parent, f"{stem}.txt") if f"{stem}.txt" in names else None
                 yield list_file(path, caption)
@@ -56,6 +59,7 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
                 passed_over[kind_of(name)] += 1
         yield from broken
         broken.clear()
+    yield from broken  # of a folder that was the last
 
 
 def list_file(path: str, caption: str | None = None) -> Entry:
@@ -68,25 +72,81 @@ def list_file(path: str, caption: str | None = None) -> Entry:
     return Entry(local_uri(path), bytes=stat.st_size, version=str(stat.st_mtime_ns), caption=text)
 
 
+def caption_beside(path: str) -> str | None:
+    """The .txt of a local file's name, where there is one."""
+    text = f"{path[: -len(suffix(path))] if suffix(path) else path}.txt"
+    return text if text != path and os.path.isfile(text) else None
+
+
 def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
-    """The same for a folder on any fsspec file system that can list. Captions are fetched side by side."""
-    fs, root = fsspec.core.url_to_fs(url)
-    found = fs.find(root, detail=True)
+    """The same for a folder on any fsspec file system that can list. Captions are fetched side by side.
+
+    UsageError where a web server does not list it; a folder below it of which that is so is an entry with the error.
+    """
+    fs, root = file_system(url)
+    refused: list[Entry] = []
+    found = _find_on_web(fs, root, refused) if is_web(url) else fs.find(root, detail=True)
+    hidden = {path for path in found if "/." in f"/{path.removeprefix(root)}"}
+    passed_over.update(["hidden"] * len(hidden))
+    shown = {path: info for path, info in found.items() if path not in hidden}
+    yield from _remote_entries(fs, shown, set(found), passed_over)
+    yield from refused
+
+
+def list_remote_pattern(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
+    """What a pattern matches there; as in a shell, `*` matches no hidden name. A folder that it matches is searched."""
+    fs, pattern = file_system(url)
+    try:
+        found = fs.glob(pattern, detail=True)
+        for folder in [path for path, info in found.items() if info["type"] == "directory"]:
+            found |= fs.find(folder, detail=True)
+        names = {*found, *fs.glob(f"{pattern.rpartition('/')[0]}/*.txt")}
+    except Exception as error:  # whatever the file system raises
+        raise UsageError(f"{url} cannot be listed: {describe(error)}; mend that, or give a table of the URLs") from None
+    root = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
+    hides = "/." not in pattern.removeprefix(root)
+    shown = {
+        path: info
+        for path, info in found.items()
+        if info.get("type") != "directory" and not (hides and "/." in path.removeprefix(root))
+    }
+    yield from _remote_entries(fs, shown, names, passed_over)
+
+
+def _find_on_web(fs: fsspec.AbstractFileSystem, root: str, refused: list[Entry]) -> dict[str, dict[str, Any]]:
+    """As `fs.find`, which leaves out in silence what a web server does not answer and raises where it refuses."""
+    found: dict[str, dict[str, Any]] = {}
+    folders = {root.rstrip("/"): root}
+    waiting = [root]
+    for folder in waiting:
+        try:
+            listed = fs.ls(folder, detail=True)
+        except Exception as error:  # whatever aiohttp raises
+            told = describe(error)
+            if folder == root:
+                raise UsageError(f"{root} cannot be listed: {told}; mend that, or give a table of the URLs") from None
+            refused.append(Entry(folder, error=told))
+            continue
+        found |= {info["name"]: info for info in listed if info["type"] != "directory"}
+        below = {info["name"].rstrip("/"): info["name"] for info in listed if info["type"] == "directory"}
+        waiting += [below[name] for name in sorted(below) if name not in folders]
+        folders |= below
+    return found
+
+
+def _remote_entries(
+    fs: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]], names: set[str], passed_over: Counter[str]
+) -> Iterator[Entry]:
+    """The images and tars of `found`, sorted, with the captions that `names`, all that is there, holds beside them."""
     curated = [path.removesuffix("/run.json") for path in found if path.endswith("/run.json")]
     curated = [folder for folder in curated if f"{folder}/plan.parquet" in found]
     passed_over.update(["curated folder"] * len(curated))
     written = tuple(f"{folder}/{name}/" for folder in curated for name in CURATED)
     paths = [path for path in sorted(found) if not f"{path}/".startswith(written)]
-    hidden = {path for path in paths if "/." in f"/{path.removeprefix(root)}"}
-    passed_over.update(["hidden"] * len(hidden))
     beside = {path: f"{path[: -len(suffix(path))]}.txt" for path in paths if suffix(path) in IMAGE_SUFFIXES}
     with ThreadPoolExecutor(READERS) as pool:
-        captions = {
-            path: pool.submit(_remote_text, fs, text)
-            for path, text in beside.items()
-            if text in found and path not in hidden
-        }
-        for path in (path for path in paths if path not in hidden):
+        captions = {path: pool.submit(_remote_text, fs, text) for path, text in beside.items() if text in names}
+        for path in paths:
             full, info = fs.unstrip_protocol(path), found[path]
             if suffix(path) == ".tar":
                 yield from list_tar(full, passed_over)
@@ -102,7 +162,7 @@ def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
                 passed_over[kind_of(path)] += 1
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
     kind = suffix(path)
     if kind in IMAGE_SUFFIXES:
         return True
@@ -123,9 +183,9 @@ def _is_image(path: str) -> bool:
 
 
 def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         return file.read(CAPTION_LIMIT).strip()
 
 
 def _remote_text(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return bytes(fs.cat_file(path)[:CAPTION_LIMIT]).decode("utf-8", "replace").strip()
+    return bytes(fs.cat_file(path)[:CAPTION_LIMIT]).decode("utf-8-sig", "replace").strip()

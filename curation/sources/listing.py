@@ -12,8 +12,16 @@ import pyarrow as pa
 from braceexpand import braceexpand
 
 from curation.errors import UsageError
-from curation.sources.entry import IMAGE_SUFFIXES, Entry, suffix
-from curation.sources.folder import list_file, list_folder, list_remote_folder
+from curation.sources.entry import IMAGE_SUFFIXES, Entry, kind_of, suffix
+from curation.sources.folder import (
+    caption_beside,
+    is_image,
+    list_file,
+    list_folder,
+    list_remote_folder,
+    list_remote_pattern,
+)
+from curation.sources.read import is_web
 from curation.sources.table import TABLE_SUFFIXES, list_table, read_columns
 from curation.sources.tar import list_tar
 
@@ -40,6 +48,8 @@ def list_source(source: str, exclude: Path | None = None) -> Listing:
         table = read_columns(source)
         extras = [field for field in table.schema if field.name not in {"uri", "caption"}]
         return Listing(list_table(source, table), extras)
+    if os.path.isdir(source):
+        os.scandir(source).close()  # raises where it may not be read: a plan without its photos would stay
     passed_over: Counter[str] = Counter()
     matches = {pattern: _matches(pattern) for pattern in _patterns(source)}
     if not any(matches.values()):
@@ -67,7 +77,9 @@ def _outermost(paths: list[str]) -> list[str]:
 def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) -> Iterator[Entry]:
     for path in paths:
         remote = "://" in path
-        if suffix(path) == ".tar":
+        if remote and _is_pattern(path):
+            yield from list_remote_pattern(path, passed_over)
+        elif suffix(path) == ".tar":
             yield from list_tar(path, passed_over)
         elif suffix(path) in {".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst"}:
             yield Entry(path, error="CompressedArchive: its members cannot be read by offset; unpack it first")
@@ -75,18 +87,22 @@ def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) 
             yield from [Entry(path)] if suffix(path) in IMAGE_SUFFIXES else list_remote_folder(path, passed_over)
         elif os.path.isdir(path):
             yield from list_folder(path, exclude, passed_over)
+        elif is_image(path) or not os.path.exists(path):
+            yield list_file(path, caption_beside(path))
         else:
-            yield list_file(path)
+            passed_over[kind_of(path)] += 1
+
+
+def _is_pattern(url: str) -> bool:
+    return "*" in url or "[" in url if is_web(url) else glob.has_magic(url)  # of a web address ? begins the query
 
 
 def _matches(pattern: str) -> list[str]:
-    """Existing paths that a pattern names, sorted; a name with glob letters that exists is that name."""
+    """Existing paths that a pattern names, sorted; a name with glob letters that exists is that name. A URL's pattern
+    stays one."""
     if "://" in pattern:
-        _file_system(pattern)
-        if not glob.has_magic(pattern):
-            return [pattern]
-        fs, path = _file_system(pattern)
-        return [fs.unstrip_protocol(found) for found in sorted(fs.glob(path))]
+        _check_file_system(pattern)
+        return [pattern]
     if os.path.exists(pattern):
         return [os.path.abspath(pattern)]
     return sorted(os.path.abspath(path) for path in glob.glob(os.path.expanduser(pattern), recursive=True))
@@ -97,8 +113,8 @@ def _absent(pattern: str) -> list[str]:
     return [] if glob.has_magic(pattern) else [os.path.abspath(os.path.expanduser(pattern))]
 
 
-def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def _check_file_system(url: str) -> None:
     try:
-        return fsspec.core.url_to_fs(url)
+        fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url} cannot be opened: {error}; give {ALLOWED}") from None

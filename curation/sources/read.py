@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -11,6 +13,10 @@ PATIENCE = 30.0
 """Seconds without a byte after which a web server is given up: its default of 300 would hold up a whole unit."""
 
 
+class NoRanges(OSError):
+    """A web server that gives files only whole."""
+
+
 def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
     """Bytes `offset` to `offset + size` of a local path or fsspec URL; all of it with offset 0 and size -1.
 
@@ -18,12 +24,12 @@ def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
     web server does not answer for `PATIENCE` seconds.
     """
     if size < 0 and _is_remote(uri):  # one request, whose error says what happened
-        fs, path = _file_system(uri)
+        fs, path = file_system(uri)
         try:
             return bytes(fs.cat_file(path))
         except TimeoutError as error:
             raise TimeoutError(f"no answer for {PATIENCE:g} seconds") from error
-    with open_uri(uri) as file:
+    with open_at_offsets(uri) as file:
         if offset:
             file.seek(offset)
         data = file.read(size) if size >= 0 else file.read()
@@ -38,20 +44,43 @@ def open_uri(uri: str) -> BinaryIO:
         return _open_regular(unquote_to_bytes(uri.removeprefix("file://")))
     if not _is_remote(uri):
         return _open_regular(uri)
-    fs, path = _file_system(uri)
-    return fs.open(path, "rb")
+    fs, path = file_system(uri)
+    try:
+        return fs.open(path, "rb")
+    except FileNotFoundError as error:  # what fsspec makes of every refusal of a web server, and of none answering
+        reason = error.__cause__
+        if not is_web(uri) or reason is None or getattr(reason, "status", 0) == 404:
+            raise
+        raise OSError(str(reason)) from None
 
 
-def _file_system(uri: str) -> tuple[Any, str]:
+@contextmanager
+def open_at_offsets(uri: str) -> Iterator[BinaryIO]:
+    """Open to read here and there; NoRanges where a web server does not answer that."""
+    try:
+        with open_uri(uri) as file:
+            yield file
+    except ValueError as error:
+        if not is_web(uri):
+            raise
+        raise NoRanges("the web server does not answer requests for ranges of bytes; fetch the tar first") from error
+
+
+def file_system(uri: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it; `fsspec.open` would take the ? of a query for a pattern."""
     protocol, options = uri.partition("://")[0], {}
-    if protocol in {"http", "https"}:
+    if is_web(uri):
         from aiohttp import ClientTimeout  # for URLs alone
 
         configured = fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
         patience = ClientTimeout(total=300, sock_connect=PATIENCE, sock_read=PATIENCE)
         options = {"client_kwargs": {"timeout": patience, **configured}}
     return fsspec.core.url_to_fs(uri, **options)
+
+
+def is_web(uri: str) -> bool:
+    """Whether a web server is asked for it."""
+    return uri.startswith(("http://", "https://"))
 
 
 def _is_remote(uri: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, kind_of, suffix
-from curation.sources.read import open_uri
+from curation.sources.read import open_at_offsets
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
 JSON_LIMIT = 10_000_000  # bytes; img2dataset puts the whole EXIF beside the caption
@@ -24,7 +24,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
     captions: dict[str, str] = {}
     error = ""
     try:
-        with open_uri(uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_at_offsets(uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             end = file.seek(0, 2)
             for member in tar:
                 if not member.isfile():
@@ -66,7 +66,7 @@ def _sample(name: str) -> str:
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
     reader = tar.extractfile(member)
     limit = CAPTION_LIMIT if kind == ".txt" else JSON_LIMIT
-    text = reader.read(limit).decode("utf-8", "replace") if reader else ""
+    text = reader.read(limit).decode("utf-8-sig", "replace") if reader else ""
     if kind == ".txt":
         return text.strip()
     try:

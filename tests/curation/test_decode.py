@@ -32,6 +32,14 @@ def test_bad_bytes_have_a_verdict(name: str) -> None:
         decode(BAD[name])
 
 
+def test_a_heic_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.decode.HEIC_ADVICE", "; HEIC: pip install pillow-heif")
+    with pytest.raises(UnsupportedFormat, match="decoder knows; HEIC: pip install pillow-heif"):
+        decode(b"\0\0\0\x1cftypheic" + b"\0" * 16)
+    with pytest.raises(UnsupportedFormat, match=r"decoder knows$"):
+        decode(b"\0\0\0\x1cftypmp42" + b"\0" * 16)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_equals_pillows(orientation: int) -> None:
     data = with_exif(3, orientation)

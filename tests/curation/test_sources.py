@@ -1,5 +1,6 @@
 """Every kind of SOURCE a user may give, local and remote, and every way it may be broken."""
 
+import errno
 import functools
 import http.server
 import io
@@ -15,12 +16,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from curation.errors import UsageError
 from curation.recipe import Recipe, change
 from curation.record import load_record
-from curation.run import Workplace, curate
+from curation.run import Workplace, curate, stages
 from curation.sources import Entry, list_source, read_bytes
+from curation.sources.read import NoRanges
 from curation.verify import verify
 from manifests.store import Store
 from tests.curation.photos import encode, jpeg, scene, write
@@ -53,6 +56,14 @@ def test_a_folder_is_listed_in_order_with_captions_and_what_is_no_image_is_count
     assert [Path(e.uri).name for e in entries] == ["a.jpg", "1.jpeg", "2.JPG", "odd.dat"]
     assert entries[1].caption == "a caption"
     assert listing.passed_over == {"hidden": 1, ".txt": 1, ".md": 1}
+
+
+def test_the_plan_counts_every_kind_of_file_that_it_passes_over(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source = write(tmp_path / "photos", {"1.jpg": jpeg(1)} | {f"{kind}.{kind}": b"" for kind in "abcdefghij"})
+    said = Console(file=io.StringIO(), width=200)
+    with stages(Store(tmp_path / "out"), said, HERE) as stage:
+        stage.plan(str(source), plain_recipe)
+    assert "1 .h, 2 of other kinds" in said.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_photos_without_a_suffix_are_told_by_their_first_bytes(tmp_path: Path) -> None:
@@ -144,6 +155,50 @@ def test_captions_and_hidden_files_on_other_file_systems_are_those_of_a_local_fo
         "d.jpg": "",
     }
     assert listing.passed_over == {".txt": 2, "hidden": 3}
+
+
+def test_patterns_on_other_file_systems_take_captions_and_no_hidden_files() -> None:
+    root = f"memory://matched-{os.getpid()}"
+    for name in ("a.jpg", ".b.jpg", "c/d.jpg", ".e/f.jpg", "c/g.md"):
+        Store(root).write_bytes(name, b"")
+    for name, text in {"a.txt": b"\xef\xbb\xbfA", "c/d.txt": b"D"}.items():
+        Store(root).write_bytes(name, text)
+
+    def matched(pattern: str) -> dict[str, str]:
+        return {entry.uri.partition(str(os.getpid()))[2]: entry.caption for entry in list_source(pattern).entries}
+
+    assert matched(f"{root}/*.jpg") == {"/a.jpg": "A"}
+    assert matched(f"{root}/**/*.jpg") == {"/a.jpg": "A", "/c/d.jpg": "D"}
+    assert matched(f"{root}/.*.jpg") == {"/.b.jpg": ""}
+    listing = list_source(f"{root}/**")
+    assert [entry.caption for entry in listing.entries] == ["A", "D"]  # each once, though c is matched too
+    assert listing.passed_over == {".txt": 2, ".md": 1}
+
+
+def test_a_pattern_gives_captions_and_passes_over_what_is_no_image(tmp_path: Path) -> None:
+    files = {"1.jpg": b"", "1.txt": b"\xef\xbb\xbfone", "Thumbs.db": b"", "2": jpeg(2)}
+    listing = list_source(str(write(tmp_path, files) / "*"))
+    assert [(Path(entry.uri).name, entry.caption) for entry in listing.entries] == [("1.jpg", "one"), ("2", "")]
+    assert listing.passed_over == {".txt": 1, ".db": 1}
+    assert [entry.caption for entry in list_source(str(tmp_path / "1.jpg")).entries] == ["one"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_entry_even_as_the_last_and_alone_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "z", {"2.jpg": b""})
+    write(tmp_path, {"1.jpg": b""})
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("z"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert [bool(entry.error) for entry in listed(tmp_path)] == [False, True]
+    with pytest.raises(PermissionError):
+        listed(tmp_path / "z")
 
 
 def test_files_of_others_in_the_output_are_not_overwritten(tmp_path: Path, plain_recipe: Recipe) -> None:
@@ -355,6 +410,14 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Without ranges, as its base; what is in a folder `forbidden` is refused."""
+
+    def do_GET(self) -> None:
+        if "/forbidden/" in self.path:
+            self.send_error(403)
+        else:
+            super().do_GET()
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -372,6 +435,33 @@ def test_urls_in_a_table_are_fetched_and_a_missing_one_is_a_failed_row(
     assert manifest.error_message.tolist()[5].startswith("FileNotFoundError")
     assert manifest.error_message.tolist()[6].startswith("ClientConnectorError: Cannot connect")
     assert verify(str(tmp_path / "out"))[1] == []
+
+
+def test_what_a_web_server_refuses_is_told(tmp_path: Path, web: str) -> None:
+    write(tmp_path / "web" / "photos" / "forbidden", {"2.jpg": jpeg(2)})
+    write(tmp_path / "web" / "photos" / "open", {"1.jpg": jpeg(1), "1.txt": b"one"})
+    first, refused = listed(f"{web}/photos/")
+    assert (first.uri, first.caption) == (f"{web}/photos/open/1.jpg", "one")
+    assert refused.uri == f"{web}/photos/forbidden/"
+    assert "403" in refused.error
+    with pytest.raises(UsageError, match=r"cannot be listed: ClientConnectorError: Cannot connect"):
+        listed("http://127.0.0.1:1/photos/")
+    with pytest.raises(UsageError, match=r"cannot be listed: .*403"):
+        listed(f"{web}/photos/**")
+    assert listed("http://127.0.0.1:1/a.tar")[0].error.startswith("OSError: Cannot connect")
+    with pytest.raises(OSError, match="403"):
+        listed(f"{web}/photos/forbidden/a.csv")
+
+
+def test_a_tar_on_a_web_server_without_ranges_says_so(tmp_path: Path, web: str) -> None:
+    noise = os.urandom(6_000_000)  # over what is read ahead
+    make_tar(tmp_path / "web" / "large.tar", [("1.jpg", jpeg(1)), ("2.jpg", noise), ("3.jpg", noise)])
+    *_, broken = listed(f"{web}/large.tar")
+    assert broken.error.startswith("NoRanges: the web server does not answer requests for ranges of bytes")
+    make_tar(tmp_path / "web" / "small.tar", [(f"{i}.jpg", jpeg(i)) for i in range(9)])
+    last = listed(f"{web}/small.tar")[-1]
+    with pytest.raises(NoRanges):
+        read_bytes(last.uri, last.member_offset, last.bytes)
 
 
 def test_a_web_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
