@@ -17,7 +17,7 @@ from shards.index import IMAGE_SUFFIXES, ShardSet, open_shards
 from training.config import UsageError
 
 PHOTO_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .mts .m2ts .3gp .3g2 .flv .ogv .vob".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .mts .m2ts .3gp .3g2 .flv .vob".split())
 
 _MANY = ("{", "*", "?", "[", "://")
 """What a tar's name may hold that is no path on this machine: ranges, patterns, URLs."""
