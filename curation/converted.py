@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from curation.engines import Engine, Pixels, Precision, cache_folder, compile_ir, convert
-from manifests.store import exclusive
+from manifests.lock import exclusive
 
 Size = tuple[int, int]
 

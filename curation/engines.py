@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 from torch import nn
 
-from manifests.store import exclusive
+from manifests.lock import exclusive
 from shards.cache import cache_home
 
 Precision = Literal["auto", "fp32"]

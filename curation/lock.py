@@ -1,14 +1,12 @@
-"""One run at a time on an output folder. The lock goes with the process, however it ends."""
+"""One run at a time on an output folder."""
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from curation.errors import UsageError
 from curation.plan import PLAN_FILE
+from manifests.lock import InUse, held
 from manifests.store import Store
 
 
@@ -23,24 +21,16 @@ def locked(store: Store) -> Iterator[None]:
         return
     path = Path(store.full(".lock"))
     made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 - held until the run ends
-    except OSError as error:
-        raise UsageError(
-            f"cannot write in {store.root}: {error.strerror}; choose a folder that can be written"
-        ) from None
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path))
+        except InUse as holder:
             raise UsageError(f"{store.root} is in use by {holder}; wait for it or choose another folder") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write in {store.root}: {error.strerror}; choose a folder that can be written"
+            ) from None
         try:
             yield
         except BaseException:
@@ -50,5 +40,3 @@ def locked(store: Store) -> Iterator[None]:
                     for folder in made:
                         folder.rmdir()
             raise
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too

@@ -5,7 +5,6 @@ the folder). Object stores have no rename but show an object only when its uploa
 verified local copy is uploaded under the final name.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -177,17 +176,6 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever has it; the system frees it when the process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too
 
 
 def content_hash(value: Any) -> str:

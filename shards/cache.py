@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import fsspec
 
-from manifests.store import Store, exclusive
+from manifests.lock import exclusive
+from manifests.store import Store
 
 Value = TypeVar("Value")
 

@@ -6,6 +6,7 @@ run/
   ckpt/step-…/     checkpoints (training/checkpoint.py)
   metrics.jsonl    one line per interval; tensorboard/ the same where TensorBoard is installed
   bad/step-….json  sample ids of every step whose loss or gradient was not finite
+  .lock            names the process that writes here, and keeps others from it
 """
 
 import gc
@@ -13,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from manifests.account import numbered
+from manifests.lock import InUse, held
 from shards.index import ShardSet
 from shards.stream import Batch
 from training import checkpoint
@@ -117,9 +119,15 @@ def make_learner(model: nn.Module, optimizer: torch.optim.Optimizer, ema: float)
 def train(job: Job, ranks: Ranks) -> int:
     """Run a job to its end or to a signal; returns the exit code (0, or 75: start me again)."""
     started = time.monotonic()
+    found = _begin_at(job, ranks)
+    with _alone_in(job.folder, ranks):
+        return _go_on(job, found, started, ranks)
+
+
+def _go_on(job: Job, found: Path | None, started: float, ranks: Ranks) -> int:
     config, learner = job.config, job.learner
     passes = config.accumulation(ranks.world)
-    progress = _resume(job, ranks)
+    progress = _resume(job, found, ranks)
     if _is_over(job, progress):
         say(ranks, f"{job.folder} has already seen all {progress.samples_seen} images; give more --images to go on")
         return 0
@@ -199,21 +207,41 @@ def agree_on_data(
     return opened
 
 
-def _resume(job: Job, ranks: Ranks) -> Progress:
-    """Fill the tensors from the checkpoint that `resume` means and tell where it stood; a fresh start without
-    one.
-    """
-    found = ranks.from_first(_find_checkpoint(job) if ranks.is_first else None)
+def _begin_at(job: Job, ranks: Ranks) -> Path | None:
+    """The checkpoint that `resume` means; None for a fresh start. Raises UsageError where it is another run's."""
+    found: Path | UsageError | None = ranks.from_first(_find_checkpoint(job) if ranks.is_first else None)
     if isinstance(found, UsageError):
         raise found
-    manifest = checkpoint.read_manifest(found) if found else None
-    if manifest:
-        _refuse_another_run(job, found, manifest)
+    if found:
+        _refuse_another_run(job, found, checkpoint.read_manifest(found))
+    return found
+
+
+@contextmanager
+def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep other runs from writing into the run folder, which is made. UsageError on all ranks where one does."""
+    with ExitStack() as stack:
+        problem: UsageError | None = None
+        if ranks.is_first:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(folder / ".lock"))
+            except InUse as holder:
+                problem = UsageError(f"{folder} is in use by {holder}; wait for it, or give another folder")
+            except OSError as error:
+                problem = UsageError(f"cannot write in {folder}: {error.strerror}; give a folder that can be written")
+        if problem := ranks.from_first(problem):
+            raise problem
+        yield
+
+
+def _resume(job: Job, found: Path | None, ranks: Ranks) -> Progress:
+    """Fill the tensors from a checkpoint and tell where it stood; a fresh start without one."""
     if ranks.is_first:
-        job.folder.mkdir(parents=True, exist_ok=True)
         save_config(job.config, job.folder / "config.yaml")
-    if not manifest:
+    if not found:
         return Progress()
+    manifest = checkpoint.read_manifest(found)
     before, now = manifest["config"], json.loads(json.dumps(asdict(job.config)))
     changed = [f"; {name} is now {value}" for name, value in now.items() if before.get(name) != value]
     say(ranks, f"resuming from {found}{''.join(changed)}")

@@ -11,7 +11,7 @@ from urllib.error import URLError
 from curation.engines import cache_folder
 from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, Weights
-from manifests.store import exclusive
+from manifests.lock import exclusive
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte

@@ -20,7 +20,7 @@ from torch import nn
 
 from curation.converted import keep, network_file
 from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torch, eager
-from manifests.store import exclusive
+from manifests.lock import exclusive
 
 Array = NDArray[Any]
 Item = TypeVar("Item")

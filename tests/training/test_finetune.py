@@ -87,7 +87,7 @@ def load_count(folder: Path) -> int:
 
 @pytest.mark.parametrize("task", ["pose", "normals"])
 def test_a_few_pictures_can_be_learnt_by_heart(settings, task):
-    config = settings(task, images=480, batch=8, micro_batch=8, lr=2e-3, warmup_steps=5, log_every=60, save_every=60)
+    config = settings(task, images=480, batch=8, micro_batch=8, lr=2e-3, warmup_steps=5, log_every=20, save_every=60)
     first = settings(task, images=8, batch=8, micro_batch=8, out=config.out + "-first")
     finetune(first)
     finetune(config)

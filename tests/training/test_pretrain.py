@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manifests import store
+from manifests.lock import held
 from shards.order import Order
 from shards.stream import Positions
 from tests.shard_factory import photo, write_curated, write_members
@@ -258,6 +259,15 @@ def test_settings_that_may_change_are_announced(config, capsys):
     pretrain(config(images=16))
     pretrain(config(images=32, base_lr=0.01))
     assert "images is now 32; base_lr is now 0.01" in capsys.readouterr().out
+
+
+def test_two_runs_do_not_write_into_one_folder(config, tmp_path):
+    run = config(run=str(tmp_path / "a"), images=16)
+    (tmp_path / "a").mkdir()
+    with held(tmp_path / "a" / ".lock"), pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on "):
+        pretrain(run)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+    assert pretrain(run) == 0
 
 
 def test_never_resuming_wants_an_empty_folder(config, tmp_path):

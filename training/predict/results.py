@@ -4,15 +4,15 @@ A run replaces the rows of its own inputs and leaves those of others alone. A re
 not have are deleted once the manifest tells of the new row; until they are gone, it still names them.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from manifests import lock
 from manifests.schema import BOXES
 from manifests.store import Store
 from training.config import UsageError
@@ -83,13 +83,11 @@ def check_output(out: Path) -> None:
 def held(out: Path) -> Iterator[None]:
     """Keep other processes from writing results into `out`, which is made. UsageError where one does."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another process writes results into {out}; wait for it, or give another folder"
-            ) from None
+            stack.enter_context(lock.held(out / ".lock"))
+        except lock.InUse as holder:
+            raise UsageError(f"{holder} writes results into {out}; wait for it, or give another folder") from None
         yield
 
 

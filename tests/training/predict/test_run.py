@@ -210,7 +210,7 @@ def test_killed_before_the_old_files_are_gone_the_same_command_deletes_them(
 
 
 def test_a_second_process_is_refused(checkpoints, photos: Path, tmp_path):
-    with held(tmp_path / "out"), pytest.raises(UsageError, match="another process writes results into"):
+    with held(tmp_path / "out"), pytest.raises(UsageError, match=rf"process {os.getpid()} on .* writes results into"):
         predict([str(photos)], tmp_path / "out", {"pose": checkpoints["pose"]}, WHOLE)
 
 

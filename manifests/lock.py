@@ -1,0 +1,65 @@
+"""Locks between processes. The system frees them when a process ends, however it does."""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+"""What a file system without locks answers, such as Lustre mounted without them: nothing is held there."""
+
+
+class InUse(OSError):
+    """Another process holds it; its text names that process."""
+
+
+_open_files: set[IO[str]] = set()
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _open_files])  # or they outlive a killed parent
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever has it."""
+    with _opened(path) as file:
+        _flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock file and write into it which process this is. Raises InUse where another has it."""
+    with _opened(path) as file:
+        try:
+            _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InUse(file.read().strip() or "another process") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """Open a lock file, and let go of it at the end."""
+    with path.open("a+") as file:
+        _open_files.add(file)
+        try:
+            yield file
+        finally:
+            _open_files.discard(file)
+            _flock(file, fcntl.LOCK_UN)  # a child that was forked just now may not have closed it yet
+
+
+def _flock(file: IO[str], how: int) -> None:
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
