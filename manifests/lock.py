@@ -5,9 +5,9 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 """What a file system without locks answers, such as Lustre mounted without them: nothing is held there."""
@@ -17,8 +17,16 @@ class InUse(OSError):
     """Another process holds it; its text names that process."""
 
 
-_open_files: set[IO[str]] = set()
-os.register_at_fork(after_in_child=lambda: [file.close() for file in _open_files])  # or they outlive a killed parent
+_open_files: set[FileIO] = set()
+
+
+def _close_in_child() -> None:
+    """Or the locks of a process that is killed stay with the children that it forked."""
+    for file in _open_files:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
@@ -37,18 +45,17 @@ def held(path: Path) -> Iterator[None]:
             _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InUse(file.read().strip() or "another process") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            raise InUse(file.read().decode().strip() or "another process") from None
+        file.truncate(0)
+        with suppress(OSError):  # of a full disk, which is told by what has more to write
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def _opened(path: Path) -> Iterator[FileIO]:
     """Open a lock file, and let go of it at the end."""
-    with path.open("a+") as file:
+    with path.open("a+b", buffering=0) as file:
         _open_files.add(file)
         try:
             yield file
@@ -57,7 +64,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             _flock(file, fcntl.LOCK_UN)  # a child that was forked just now may not have closed it yet
 
 
-def _flock(file: IO[str], how: int) -> None:
+def _flock(file: FileIO, how: int) -> None:
     try:
         fcntl.flock(file, how)
     except OSError as error:
