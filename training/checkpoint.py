@@ -55,7 +55,7 @@ def save(
     Raises UsageError on every process if one of them could not write, with the earlier checkpoints untouched.
     """
     final, beside = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
-    obstacle = ranks.from_first(_make_empty(beside) if ranks.is_first else None)
+    obstacle = ranks.from_first(_make_afresh(beside) if ranks.is_first else None)
     report = {"problem": obstacle} if obstacle else _write_own(beside, tensors, ranks)
     reports = ranks.gather(report)
     problem = next((r["problem"] for r in reports if "problem" in r), None)
@@ -167,7 +167,7 @@ def _copy_overlap(file: Any, name: str, stored: Mapping[str, Any], own: Piece) -
         own.local[first - own.start : last - own.start].copy_(rows)
 
 
-def _make_empty(beside: Path) -> str | None:
+def _make_afresh(beside: Path) -> str | None:
     """Make the folder to write in, after deleting what processes that were killed while saving, at whatever step, left
     of theirs; returns what went wrong.
     """

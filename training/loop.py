@@ -12,9 +12,10 @@ run/
 import gc
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,15 +120,14 @@ def make_learner(model: nn.Module, optimizer: torch.optim.Optimizer, ema: float)
 def train(job: Job, ranks: Ranks) -> int:
     """Run a job to its end or to a signal; returns the exit code (0, or 75: start me again)."""
     started = time.monotonic()
-    found = _begin_at(job, ranks)
     with _alone_in(job.folder, ranks):
-        return _go_on(job, found, started, ranks)
+        return _go_on(job, started, ranks)
 
 
-def _go_on(job: Job, found: Path | None, started: float, ranks: Ranks) -> int:
+def _go_on(job: Job, started: float, ranks: Ranks) -> int:
     config, learner = job.config, job.learner
     passes = config.accumulation(ranks.world)
-    progress = _resume(job, found, ranks)
+    progress = _resume(job, ranks)
     if _is_over(job, progress):
         say(ranks, f"{job.folder} has already seen all {progress.samples_seen} images; give more --images to go on")
         return 0
@@ -207,19 +207,12 @@ def agree_on_data(
     return opened
 
 
-def _begin_at(job: Job, ranks: Ranks) -> Path | None:
-    """The checkpoint that `resume` means; None for a fresh start. Raises UsageError where it is another run's."""
-    found: Path | UsageError | None = ranks.from_first(_find_checkpoint(job) if ranks.is_first else None)
-    if isinstance(found, UsageError):
-        raise found
-    if found:
-        _refuse_another_run(job, found, checkpoint.read_manifest(found))
-    return found
-
-
 @contextmanager
 def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other runs from writing into the run folder, which is made. UsageError on all ranks where one does."""
+    """Keep other runs from writing into the run folder, which is made, and is gone again where an error leaves nothing
+    in it. UsageError on all ranks where another run writes there.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with ExitStack() as stack:
         problem: UsageError | None = None
         if ranks.is_first:
@@ -232,16 +225,29 @@ def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
                 problem = UsageError(f"cannot write in {folder}: {error.strerror}; give a folder that can be written")
         if problem := ranks.from_first(problem):
             raise problem
-        yield
+        try:
+            yield
+        except BaseException:
+            if ranks.is_first and made and os.listdir(folder) == [".lock"]:
+                (folder / ".lock").unlink()
+                with suppress(OSError):  # somebody has put something there
+                    for path in made:
+                        path.rmdir()
+            raise
 
 
-def _resume(job: Job, found: Path | None, ranks: Ranks) -> Progress:
-    """Fill the tensors from a checkpoint and tell where it stood; a fresh start without one."""
+def _resume(job: Job, ranks: Ranks) -> Progress:
+    """Fill the tensors from the checkpoint that `resume` means and tell where it stood; a fresh start without one."""
+    found: Path | UsageError | None = ranks.from_first(_find_checkpoint(job) if ranks.is_first else None)
+    if isinstance(found, UsageError):
+        raise found
+    manifest = checkpoint.read_manifest(found) if found else None
+    if found and manifest:
+        _refuse_another_run(job, found, manifest)
     if ranks.is_first:
         save_config(job.config, job.folder / "config.yaml")
-    if not found:
+    if not (found and manifest):
         return Progress()
-    manifest = checkpoint.read_manifest(found)
     before, now = manifest["config"], json.loads(json.dumps(asdict(job.config)))
     changed = [f"; {name} is now {value}" for name, value in now.items() if before.get(name) != value]
     say(ranks, f"resuming from {found}{''.join(changed)}")

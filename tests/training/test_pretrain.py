@@ -270,6 +270,12 @@ def test_two_runs_do_not_write_into_one_folder(config, tmp_path):
     assert pretrain(run) == 0
 
 
+def test_a_refused_run_leaves_no_folder(config, tmp_path):
+    with pytest.raises(UsageError):
+        pretrain(config(run=str(tmp_path / "new" / "run"), resume=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "new").exists()
+
+
 def test_never_resuming_wants_an_empty_folder(config, tmp_path):
     pretrain(config(images=8))
     with pytest.raises(UsageError, match="holds checkpoints of another run"):
