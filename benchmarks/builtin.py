@@ -7,11 +7,14 @@ The profile is the recipe humans1b: JPEG bytes → decoded → quality, fingerpr
 """
 
 import argparse
+import os
 import tarfile
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Dask's workers have it: or numpy's threads would share every core
 
 import numpy as np
 
