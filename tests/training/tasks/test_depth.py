@@ -147,6 +147,14 @@ def test_with_a_floor_logarithms_are_bounded_and_no_output_is_dead() -> None:
     assert far.item() == pytest.approx(np.sqrt(0.5) * abs(np.log(0.7 / 1.0)), rel=1e-4)
 
 
+@pytest.mark.parametrize("floor", [0.01, 0.1, 1.0])
+def test_what_a_floor_teaches_is_what_is_decoded(floor: float) -> None:
+    """An output that equals its target costs next to nothing: it is the relative depth itself, at every floor."""
+    target = torch.linspace(0.15, 1, 120).reshape(1, 12, 10)
+    assert depth.loss(target[:, None], {"depth": target}, floor=floor).item() < 0.005
+    assert depth.loss(target[:, None] + 0.1, {"depth": target}, floor=floor).item() > 0.03
+
+
 @pytest.mark.parametrize("target", [torch.full((2, 8, 6), depth.NONE), torch.zeros(2, 8, 6)])
 def test_with_a_floor_it_is_finite_where_nothing_is_labelled_or_all_is_nearest(target: torch.Tensor) -> None:
     output = torch.full((2, 1, 8, 6), -0.5, requires_grad=True)
