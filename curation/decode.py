@@ -28,6 +28,7 @@ _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip fo
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 ORIENTATION_TAG = 0x0112
+RGB_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA"})  # Pillow's, whose colours are RGB
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
 
@@ -118,6 +119,15 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
     upright = orientation if known and image.format != "TIFF" else 1  # Pillow turns a TIFF itself
     name = "JPEG" if image.format == "MPO" else image.format or "?"
     return Header(name, image.width, image.height, upright, image.mode), image
+
+
+def rgb_profile(data: bytes) -> bytes:
+    """The ICC profile of a picture in RGB, such as a phone's Display P3; empty where there is none, or where it is of
+    other colours, which are converted without it.
+    """
+    image = open_image(data)[1]
+    profile = image.info.get("icc_profile") or b""
+    return profile if image.mode in RGB_MODES and profile[16:20] == b"RGB " else b""
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

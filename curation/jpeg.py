@@ -1,7 +1,8 @@
-"""Take private metadata out of a JPEG without touching its pixels."""
+"""Take private metadata out of a JPEG, or put a colour profile into it, without touching its pixels."""
 
 EOI, SOS, COM, APP0, APP2, APP14 = 0xD9, 0xDA, 0xFE, 0xE0, 0xE2, 0xEE
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
+ICC_TAG, ICC_BYTES = b"ICC_PROFILE\0", 65_519  # of a profile in one segment (ICC.1, annex B.4)
 
 
 def strip_metadata(data: bytes) -> bytes:
@@ -36,11 +37,22 @@ def strip_metadata(data: bytes) -> bytes:
             at = end
 
 
+def with_profile(data: bytes, profile: bytes) -> bytes:
+    """The JPEG with an ICC profile, which must be of RGB; at most 255 segments of 65,519 bytes, else ValueError."""
+    parts = [profile[at : at + ICC_BYTES] for at in range(0, len(profile), ICC_BYTES)]
+    if len(parts) > 255:
+        raise ValueError(f"a colour profile of {len(profile)} bytes does not fit into a JPEG")
+    bodies = [ICC_TAG + bytes([number, len(parts)]) + part for number, part in enumerate(parts, 1)]
+    segments = [b"\xff\xe2" + (len(body) + 2).to_bytes(2, "big") + body for body in bodies]
+    start = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2  # JFIF comes first
+    return data[:start] + b"".join(segments) + data[start:]
+
+
 def _keep(marker: int, body: bytes) -> bool:
     if APP0 <= marker <= 0xEF:
         return (
             (marker == APP0 and body.startswith(b"JFIF\0"))
-            or (marker == APP2 and body.startswith(b"ICC_PROFILE\0"))
+            or (marker == APP2 and body.startswith(ICC_TAG))
             or (marker == APP14 and body.startswith(b"Adobe"))
         )
     return marker != COM

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.decode import decode, encode_jpeg, open_image
-from curation.jpeg import strip_metadata
+from curation.decode import decode, encode_jpeg, open_image, rgb_profile
+from curation.jpeg import strip_metadata, with_profile
 from curation.layout import manifest_file, shard_stats, shard_stats_file, table_file, tar_file
 from curation.plan import Plan, read_unit
 from curation.questions import COLUMNS
@@ -78,7 +78,7 @@ def pack_image(data: bytes, row: Row, packing: Packing) -> tuple[bytes, int, int
     """Source bytes → (JPEG bytes, width, height, transcoded).
 
     A JPEG that is upright and small enough keeps its picture data bit for bit, less private metadata; anything else
-    is decoded upright, shrunk if the recipe says so, and encoded.
+    is decoded upright, shrunk if the recipe says so, and encoded, with the colour profile that it had.
     """
     width, height = row["original_width"], row["original_height"]
     limit = packing.max_short_side
@@ -90,7 +90,9 @@ def pack_image(data: bytes, row: Row, packing: Packing) -> tuple[bytes, int, int
         ratio = limit / min(width, height)
         width, height = max(limit, round(width * ratio)), max(limit, round(height * ratio))
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    return encode_jpeg(np.ascontiguousarray(rgb), packing.quality), width, height, True
+    jpeg = encode_jpeg(np.ascontiguousarray(rgb), packing.quality)
+    profile = rgb_profile(data)
+    return with_profile(jpeg, profile) if profile else jpeg, width, height, True
 
 
 def _members(store: Store, job: ShardJob) -> tuple[pa.Table, list[tuple[int, int]]]:

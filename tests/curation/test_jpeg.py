@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from curation.jpeg import strip_metadata
+from curation.jpeg import strip_metadata, with_profile
 from tests.curation.photos import encode, jpeg, scene, with_exif
 
 
@@ -43,3 +43,19 @@ def test_nothing_left_to_strip_changes_nothing() -> None:
 def test_what_is_not_a_whole_jpeg_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="JPEG"):
         strip_metadata(data)
+
+
+@pytest.mark.parametrize("size", [500, 65_519, 200_000])
+def test_a_profile_of_any_size_is_read_back(size: int) -> None:
+    """By Pillow, and over JFIF's segment as well as in a JPEG without it."""
+    profile = np.random.default_rng(0).bytes(size)
+    with_jfif = jpeg(6)
+    assert with_jfif[2:4] == b"\xff\xe0"
+    without = with_jfif[:2] + with_jfif[4 + int.from_bytes(with_jfif[4:6], "big") :]
+    for data in (with_jfif, without):
+        made = with_profile(data, profile)
+        assert Image.open(io.BytesIO(made)).info["icc_profile"] == profile
+        assert np.array_equal(pixels(made), pixels(data))
+        assert strip_metadata(made) == made
+    with pytest.raises(ValueError, match="does not fit"):
+        with_profile(with_jfif, bytes(17_000_000))
