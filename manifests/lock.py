@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -50,6 +50,25 @@ def held(path: Path) -> Iterator[None]:
         with suppress(OSError):  # of a full disk, which is told by what has more to write
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+@contextmanager
+def alone_in(folder: Path, is_begun: Callable[[], bool]) -> Iterator[None]:
+    """Hold `.lock` in a folder, which is made. Where an error comes before anything `is_begun`, such as that of a
+    mistyped name, nothing stays of the two. Raises InUse, and OSError where the folder cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock"):
+        try:
+            yield
+        except BaseException:
+            if not is_begun():
+                (folder / ".lock").unlink()
+                with suppress(OSError):  # somebody has put something there
+                    for path in made:
+                        path.rmdir()
+            raise
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from manifests.account import numbered
-from manifests.lock import InUse, held
+from manifests.lock import InUse, alone_in
 from shards.index import ShardSet
 from shards.stream import Batch
 from training import checkpoint
@@ -212,28 +212,18 @@ def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Keep other runs from writing into the run folder, which is made, and is gone again where an error leaves nothing
     in it. UsageError on all ranks where another run writes there.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with ExitStack() as stack:
         problem: UsageError | None = None
         if ranks.is_first:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(folder / ".lock"))
+                stack.enter_context(alone_in(folder, lambda: os.listdir(folder) != [".lock"]))
             except InUse as holder:
                 problem = UsageError(f"{folder} is in use by {holder}; wait for it, or give another folder")
             except OSError as error:
                 problem = UsageError(f"cannot write in {folder}: {error.strerror}; give a folder that can be written")
         if problem := ranks.from_first(problem):
             raise problem
-        try:
-            yield
-        except BaseException:
-            if ranks.is_first and made and os.listdir(folder) == [".lock"]:
-                (folder / ".lock").unlink()
-                with suppress(OSError):  # somebody has put something there
-                    for path in made:
-                        path.rmdir()
-            raise
+        yield
 
 
 def _resume(job: Job, ranks: Ranks) -> Progress:
