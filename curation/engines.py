@@ -3,8 +3,8 @@
 An engine takes a batch of pixels, uint8 [B,H,W,3] (or float32 [B,3,H,W] where the network was compiled so), and
 returns a tuple of float32 arrays, one per output. Scaling to the network's units happens on the device. On
 a CPU every picture is one request of batch 1, with as many requests in flight as there are threads: the answers then do
-not depend on the batch a picture came in, and nothing is compiled twice. Compiled graphs are kept in `$SAPIENS_CACHE`
-(default `~/.cache/sapiens`).
+not depend on the batch a picture came in, and nothing is compiled twice. Graphs compiled for one size are kept in
+`$SAPIENS_CACHE` (default `~/.cache/sapiens`); those for pictures of all sizes compile in a moment.
 """
 
 from __future__ import annotations
@@ -111,13 +111,16 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
 
 def compile_ir(
     file: Path,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None,
     pixels: Pixels | None = None,
     threads: int = 1,
     precision: Precision = "auto",
     batch: int = 1,
 ) -> Engine:
-    """Compile what `convert` wrote for pictures of `input_size` (height, width) on the CPU, `batch` per request."""
+    """Compile what `convert` wrote for pictures of `input_size` (height, width) on the CPU, `batch` per request.
+
+    None: of any size. That holds the weights once, and its answers are bit for bit those of one for the size.
+    """
     return _openvino(ov.Core().read_model(file), input_size, pixels, threads, precision, batch, from_file=True)
 
 
@@ -143,14 +146,14 @@ def cache_folder() -> Path:
 
 def _openvino(
     model: ov.Model,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     pixels: Pixels | None,
     threads: int,
     precision: Precision,
     batch: int = 1,
     from_file: bool = False,
 ) -> Engine:
-    model.reshape([batch, 3, *size])
+    model.reshape([batch, 3, *(size or (-1, -1))])
     if pixels is not None:
         model = _fold_pixels(model, pixels)
     core = ov.Core()
@@ -172,21 +175,31 @@ def _openvino(
 
     def run(pictures: Array) -> tuple[Array, ...]:
         firsts = range(0, len(pictures), batch)
-        answers = [np.empty((len(firsts) * batch, *t.shape[1:]), np.float32) for t in requests[0].output_tensors]
+        answers = _answers(requests[0], len(firsts) * batch) if size else []
         for start in range(0, len(firsts), threads):
             busy = []
             for request, first in zip(requests, firsts[start : start + threads], strict=False):
                 portion = np.ascontiguousarray(_filled(pictures[first : first + batch], batch))
                 request.set_input_tensor(ov.Tensor(portion, shared_memory=True))
-                for number, answer in enumerate(answers):
-                    request.set_output_tensor(number, ov.Tensor(answer[first : first + batch], shared_memory=True))
+                if size:
+                    for number, answer in enumerate(answers):
+                        request.set_output_tensor(number, ov.Tensor(answer[first : first + batch], shared_memory=True))
                 request.start_async()
-                busy.append((request, portion))  # which the network reads where it lies
-            for request, _ in busy:
+                busy.append((request, first, portion))  # which the network reads where it lies
+            for request, first, _ in busy:
                 request.wait()
+                if not size:  # how large an answer is, is known by now
+                    answers = answers or _answers(request, len(firsts) * batch)
+                    for answer, tensor in zip(answers, request.output_tensors, strict=True):
+                        answer[first : first + batch] = tensor.data
         return tuple(answer[: len(pictures)] for answer in answers)
 
     return Engine(run, "cpu", "bf16" if bf16 else "fp32")
+
+
+def _answers(request: ov.InferRequest, count: int) -> list[Array]:
+    """Room for `count` answers of the shapes that a request's have."""
+    return [np.empty((count, *tensor.shape[1:]), np.float32) for tensor in request.output_tensors]
 
 
 def _filled(pictures: Array, batch: int) -> Array:

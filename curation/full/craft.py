@@ -40,7 +40,9 @@ class TextDetector:
         if not file.is_file():
             raise UsageError(f"weights.text: no file {file}; give EasyOCR's {FILE} or the folder it lies in")
         self.identity = weights_identity(file.stem, file, version=VERSION)
-        network = Network(self.identity, lambda: Built(load_craft(file), (SIDE, SIDE), {}), lambda facts: PIXELS)
+        network = Network(
+            self.identity, lambda: Built(load_craft(file), (SIDE, SIDE), {}), lambda facts: PIXELS, any_size=True
+        )
         self._runner = Runner(network, threads, precision)
 
     def text(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:

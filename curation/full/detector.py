@@ -43,7 +43,7 @@ class Detector:
                 f"weights.people: no file {missing[0]}; give an ultralytics .pt, or .safetensors and .yaml"
             )
         self.identity = weights_identity(weights.stem, *files, version=VERSION)
-        network = Network(self.identity, lambda: _build(weights), lambda facts: Pixels())
+        network = Network(self.identity, lambda: _build(weights), lambda facts: Pixels(), any_size=True)
         self._runner = Runner(network, threads, precision)
 
     def people(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:

@@ -1,11 +1,9 @@
-"""A torch network that is converted once per machine, compiled once per picture size, and run on batches of one
-size."""
+"""A torch network that is converted once per machine, and run on batches of one size."""
 
 import json
 import logging
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +24,6 @@ Array = NDArray[Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _own = threading.local()
-SIZES_KEPT = 16
-"""Compiled sizes that stay in memory; the least recently used one goes first and is compiled again from the cache."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +38,14 @@ class Built:
 
 @dataclass(frozen=True)
 class Network:
-    """How to come by a network. `build` runs only where nothing is cached under `identity`."""
+    """How to come by a network. `build` runs only where nothing is cached under `identity`. Networks that take pictures
+    of `any_size` are compiled once, the others for the size that they are given."""
 
     identity: str
     build: Callable[[], Built]
     pixels: Callable[[dict[str, Any]], Pixels]  # from the facts
     batch: int = 1  # pictures per request on a CPU
+    any_size: bool = False
 
 
 class Runner:
@@ -55,7 +53,7 @@ class Runner:
 
     def __init__(self, network: Network, threads: int = 1, precision: Precision = "auto") -> None:
         self.network, self.threads, self.precision = network, threads, precision
-        self._engines: OrderedDict[tuple[int, int], Engine] = OrderedDict()
+        self._engines: dict[tuple[int, int] | None, Engine] = {}
         self._loading = threading.RLock()
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[Array, ...]]:
@@ -73,14 +71,11 @@ class Runner:
             return self._source.facts
 
     def _engine(self, size: tuple[int, int]) -> Engine:
+        key = None if self.network.any_size else size
         with self._loading:
-            if size in self._engines:
-                self._engines.move_to_end(size)
-            else:
-                self._engines[size] = self._source.engine(size)
-                if len(self._engines) > SIZES_KEPT:
-                    self._engines.popitem(last=False)
-            return self._engines[size]
+            if key not in self._engines:
+                self._engines[key] = self._source.engine(key)
+            return self._engines[key]
 
     @cached_property
     def _source(self) -> "_Converted | _InTorch":
@@ -122,7 +117,7 @@ class _Converted:
     precision: Precision
     batch: int
 
-    def engine(self, size: tuple[int, int]) -> Engine:
+    def engine(self, size: tuple[int, int] | None) -> Engine:
         return compile_ir(self.file, size, self.pixels, self.threads, self.precision, self.batch)
 
 
@@ -131,7 +126,7 @@ class _InTorch:
     whole: Engine
     facts: dict[str, Any]
 
-    def engine(self, size: tuple[int, int]) -> Engine:
+    def engine(self, size: tuple[int, int] | None) -> Engine:
         return self.whole
 
 

@@ -17,8 +17,10 @@ from curation.builtin.wheels import nudenet_file
 from curation.engines import (
     Pixels,
     cache_folder,
+    compile_ir,
     compile_onnx,
     compile_torch,
+    convert,
     eager,
     halved_on_oom,
     traced_if_possible,
@@ -72,6 +74,19 @@ def test_answers_do_not_depend_on_the_batch_or_the_threads() -> None:
     alone = np.concatenate([one(batch[i : i + 1])[0] for i in range(5)])
     np.testing.assert_array_equal(alone, one(batch)[0])
     np.testing.assert_array_equal(alone, two(batch)[0])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_engine_for_all_sizes_answers_as_one_for_each(tmp_path: Path, batch: int, threads: int) -> None:
+    """In whatever order the sizes come."""
+    convert(Small(), (32, 48), tmp_path / "small.xml")
+    of_any = compile_ir(tmp_path / "small.xml", None, Pixels(), threads, batch=batch)
+    for size in ((32, 48), (64, 40), (16, 16), (32, 48)):
+        of_one = compile_ir(tmp_path / "small.xml", size, Pixels(), threads, batch=batch)
+        for ours, reference in zip(of_any(pictures(5, *size)), of_one(pictures(5, *size)), strict=True):
+            assert len(ours) == 5
+            np.testing.assert_array_equal(ours, reference)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's own list of threads")
