@@ -3,9 +3,8 @@
     python benchmarks/full_start.py [PHOTOS]
 
 PHOTOS is a folder of JPEGs; without it, the photos of the demo that are whole. Prints, in seconds, the imports, the
-time to the first image's scores, and that of each other image in a first and in a second pass: the first compiles the
-text and people networks for every picture size it meets, or reads that from the cache. One process on all cores (start
-it under `taskset` for fewer), random weights.
+time to the first image's scores, and that of each other image in a first and in a second pass: the first meets every
+picture size for the first time. One process on all cores (start it under `taskset` for fewer), random weights.
 """
 
 import argparse
