@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             row, label = self._row(str(said["row"])), said["label"]
         except (ValueError, KeyError, TypeError):
             row, label = None, None
-        if self.path != "/label" or row is None or label not in (0, 1, None):
+        if self.path != "/label" or row is None or json.dumps(label) not in ("0", "1", "null"):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         self.session.answer(row, label)

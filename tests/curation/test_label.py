@@ -100,6 +100,15 @@ def test_other_sites_cannot_ask(session: Session, address: str) -> None:
     assert not session.labels.exists()
 
 
+@pytest.mark.parametrize("label", ["true", "1.0", '"1"', '"None"', "2", "[]"])
+def test_only_yes_no_and_nothing_are_answers(session: Session, address: str, label: str) -> None:
+    body = f'{{"row": {session.rows[0]}, "label": {label}}}'.encode()
+    request = urllib.request.Request(f"{address}/label", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request)
+    assert not session.labels.exists()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
 def test_a_person_tags_by_keyboard(session: Session, address: str, tmp_path: Path) -> None:
     heading, place, complaints, shot = asyncio.run(typed(f"{address}/", tmp_path / "profile", "ynuy"))
