@@ -51,7 +51,8 @@ ENOUGH = 1000
 class Run:
     """One training: steps of batch samples at a size (rows, columns). folds: so many parts of the data are held out
     in turn, or 0 where there is a set to measure on. lr: 0 for the published one. augment: disturb the views; there
-    are enough practice people to do without. workers: processes that decode; 0: the training's own.
+    are enough practice people to do without. workers: processes that decode; 0: the training's own. layer_decay: 1
+    where the first layers have as much to learn as the last.
     """
 
     steps: int
@@ -61,13 +62,15 @@ class Run:
     lr: float = 0.0
     augment: bool = True
     workers: int = 0
+    layer_decay: float = 0.85
+    depth_floor: float = 0.1
 
 
 ON_A_CPU = {
     ("practice", "pose"): Run(1500, lr=1e-3, augment=False),
     ("practice", "parts"): Run(3000, lr=1e-3, augment=False),
-    ("practice", "depth"): Run(6000, lr=1e-3, augment=False),
-    ("practice", "normals"): Run(2000, lr=1e-3, augment=False),
+    ("practice", "depth"): Run(12000, 16, lr=7e-4, augment=False, layer_decay=1, depth_floor=1),
+    ("practice", "normals"): Run(2500, 16, lr=1e-3, augment=False, layer_decay=1),
     ("real", "pose"): Run(1000, lr=1e-3),
     ("real", "parts"): Run(1250, lr=1e-3, augment=False),
     ("real", "depth"): Run(200, size="96x128", folds=FOLDS),
@@ -244,6 +247,7 @@ def fit(job: Job) -> None:
     settings = {"model": "tiny", "size": run.size, "images": steps * run.batch, "batch": run.batch}
     settings |= {"micro_batch": run.batch, "lr": run.lr, "warmup_steps": steps // 10, "seed": job.seed}
     settings |= {"workers": run.workers, "compile": "off", "log_every": 50, "save_every": 1000}
+    settings |= {"layer_decay": run.layer_decay, "depth_floor": run.depth_floor}
     settings |= {"init": job.init} if job.init else {}
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items()]
     flags += [] if run.augment else ["--no-augment"]

@@ -14,22 +14,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from shards.rgb import MAX_PIXELS, NoWhite, to_rgb
-
-try:
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
-    HEIC_ADVICE = ""
-except ImportError:  # HEIC is then refused with UnsupportedFormat
-    HEIC_ADVICE = "; HEIC: pip install pillow-heif"
+from shards.rgb import MAX_PIXELS, NoWhite, heic_advice, to_rgb
 
 _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip for files of unknown kinds
 WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 ORIENTATION_TAG = 0x0112
 RGB_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA"})  # Pillow's, whose colours are RGB
-HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
 
 
@@ -105,8 +96,9 @@ def open_image(data: bytes) -> tuple[Header, Image.Image]:
         UnidentifiedImageError,
         ModuleNotFoundError,
     ):  # the latter where ultralytics was imported before this module
-        advice = HEIC_ADVICE if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else ""
-        raise UnsupportedFormat(f"starts with {data[:12]!r}, which no installed image decoder knows{advice}") from None
+        raise UnsupportedFormat(
+            f"starts with {data[:12]!r}, which no installed image decoder knows{heic_advice(data)}"
+        ) from None
     except Image.DecompressionBombError:
         raise TooManyPixels(
             f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {MAX_PIXELS} are decoded"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.draws import uniforms
-from shards.rgb import MAX_PIXELS, to_rgb
+from shards.rgb import MAX_PIXELS, heic_advice, to_rgb
 
 MAX_SIDE = 65_500
 """Images that are longer than a JPEG can be are refused, as what becomes of them is one."""
@@ -98,7 +98,7 @@ class Encoded:
                 if orientation in (5, 6, 7, 8) and self._image.format != "TIFF":  # Pillow turns a TIFF itself
                     self.width, self.height = self.height, self.width
         except UnidentifiedImageError as error:
-            raise BrokenImage(f"not an image: it starts with {data[:8]!r}") from error
+            raise BrokenImage(f"not an image: it starts with {data[:8]!r}{heic_advice(data)}") from error
         except Exception as error:  # Pillow's plug-ins raise whatever they like
             raise BrokenImage(f"not an image: {error}") from error
         if self.height * self.width > MAX_PIXELS:

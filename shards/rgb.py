@@ -3,13 +3,27 @@
 import numpy as np
 from PIL import Image
 
+try:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    _HEIC_ADVICE = ""
+except ImportError:
+    _HEIC_ADVICE = "; HEIC: pip install pillow-heif"
+
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused before their pixels are decoded."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice this; its own bound is below ours
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 
 
 class NoWhite(Exception):
     """Pixels of a kind that has no stated white."""
+
+
+def heic_advice(data: bytes) -> str:
+    """What to install, to be said behind the refusal of a HEIC file that cannot be read without it; else empty."""
+    return _HEIC_ADVICE if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS else ""
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

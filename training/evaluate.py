@@ -14,7 +14,7 @@ from shards.crop import BrokenImage
 from shards.labelled import LabelledSample, LabelledShards, open_labelled
 from training.config import UsageError
 from training.distributed import Ranks, all_ranks
-from training.models.task import LoadedTask, load_task
+from training.models.task import LoadedTask, label_set, load_task
 from training.tasks import MODULES
 from training.tasks.view import View
 
@@ -67,7 +67,8 @@ def _check(task: str, loaded: LoadedTask, shards: LabelledShards, data: tuple[st
         if found != task:
             raise UsageError(f"{what} is for {found}, not for {task}; give a model and shards of one task")
     kind = {"pose": "keypoints", "parts": "classes"}.get(task)
-    if kind and loaded.labels[kind][kind] != shards.labels[kind][kind]:
+    known, given = label_set(task, loaded.labels), label_set(task, shards.labels)
+    if known and given and known.names != given.names:
         raise UsageError(
             f"{loaded.path} knows the {kind} of {loaded.labels[kind]['name']}, and {', '.join(data)} has those of "
             f"{shards.labels[kind]['name']}; they cannot be compared"

@@ -33,7 +33,7 @@ def test_bad_bytes_have_a_verdict(name: str) -> None:
 
 
 def test_a_heic_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.decode.HEIC_ADVICE", "; HEIC: pip install pillow-heif")
+    monkeypatch.setattr("shards.rgb._HEIC_ADVICE", "; HEIC: pip install pillow-heif")
     with pytest.raises(UnsupportedFormat, match="decoder knows; HEIC: pip install pillow-heif"):
         decode(b"\0\0\0\x1cftypheic" + b"\0" * 16)
     with pytest.raises(UnsupportedFormat, match=r"decoder knows$"):

@@ -1,6 +1,7 @@
 """Fine-tuning on a few practice pictures: it learns, stops and goes on exactly, and its model can be measured."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,26 @@ def test_measuring_does_not_depend_on_batches_workers_or_ranks(settings, packed,
     assert one.values == pytest.approx(other.values, rel=1e-4)
     one.write(tmp_path / "figures" / "result.json")
     assert json.loads((tmp_path / "figures" / "result.json").read_text())["n"] == one.n
+
+
+def test_masks_of_the_same_classes_may_be_numbered_and_coloured_otherwise(settings, packed, tmp_path):
+    """Shards hold the places in the list whatever the files did; other classes are no comparison."""
+    config = settings("parts", images=8)
+    finetune(config)
+    other = tmp_path / "other"
+    shutil.copytree(packed["parts"], other)
+    labels = json.loads((other / "labels.json").read_text())
+    for number, entry in enumerate(labels["classes"]["classes"]):
+        entry |= {"value": 255 - number, "colour": [number, 0, 0], "weight": 2.0}
+    (other / "labels.json").write_text(json.dumps(labels))
+    found, wanted = (evaluate("parts", config.out, (str(d),), workers=0) for d in (other, packed["parts"]))
+    assert found is not None
+    assert wanted is not None
+    assert found.values == wanted.values
+    labels["classes"]["classes"][1]["name"] = "hat"
+    (other / "labels.json").write_text(json.dumps(labels))
+    with pytest.raises(UsageError, match="cannot be compared"):
+        evaluate("parts", config.out, (str(other),), workers=0)
 
 
 def test_states_of_two_ranks_make_the_whole(settings, packed, monkeypatch):

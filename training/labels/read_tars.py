@@ -98,7 +98,7 @@ def _record(path: Path, members: Members) -> dict[str, Any]:
 
 
 def _recognise(path: Path, record: dict[str, Any]) -> KeypointSet:
-    names = set(map(str, record.get("keypoint_names", ())))
+    names = set(map(str, record.get("keypoint_names") or ()))
     for name in shipped("keypoints"):
         if set((candidate := KeypointSet.load(name)).names) == names:
             return candidate
@@ -130,7 +130,7 @@ def _people(record: dict[str, Any], keypoints: KeypointSet) -> tuple[GivenPerson
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or found.shape[2] != 3:
         raise ValueError(f"they are {found.shape} numbers, not x, y, v for each")
-    names = [str(name) for name in record.get("keypoint_names", keypoints.names)]
+    names = [str(name) for name in record.get("keypoint_names") or keypoints.names]
     if sorted(names) != sorted(keypoints.names) or len(names) != found.shape[1]:
         raise ValueError(f"they are not the {len(keypoints.names)} of {keypoints.name}")
     order = [names.index(name) for name in keypoints.names]

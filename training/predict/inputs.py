@@ -220,7 +220,11 @@ def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | N
 
 
 def _as_text(item: Input) -> Input:
-    """The item with a path that files of results can hold: in place of bytes that are not UTF-8 stands �."""
+    """The item with a path that files of results can hold and that means the same in every folder: in place of bytes
+    that are not UTF-8 stands �.
+    """
+    if isinstance(item, Photo) or item.webcam is None:
+        item = replace(item, uri=place_of(item.uri, "")[0])
     uri = os.fsencode(item.uri).decode(errors="replace")
     if uri == item.uri:
         return item

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from pyarrow.dataset import dataset
 
+from shards.index import key_and_suffix
 from training.config import UsageError
 from training.predict.inputs import Input, Photo
 
@@ -117,7 +118,7 @@ def read_boxes(file: Path) -> dict[tuple[str, str], np.ndarray]:
     found: dict[tuple[str, str], np.ndarray] = {}
     for number, row in enumerate(rows):
         try:
-            uri, member = str(row["uri"]), str(row.get("member") or "")
+            uri, member = str(row["uri"]), key_and_suffix(str(row.get("member") or ""))[0]  # curation's has a suffix
             column = "person_boxes" if "person_boxes" in row and "boxes" not in row else "boxes"
             boxes = [_box(box) for box in row[column] or ()]
         except KeyError as error:
@@ -146,13 +147,20 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             rows = json.loads(file.read_text())
         else:
             table = dataset(file, format="parquet")  # a folder such as OUT/manifest is one table too
-            names = [n for n in table.schema.names if n in ("uri", "member", "boxes", "person_boxes")]
-            rows = table.to_table(columns=names).to_pylist()
+            names = [n for n in table.schema.names if n in ("uri", "member", "boxes", "person_boxes", "kind", "status")]
+            rows = [row for row in table.to_table(columns=names).to_pylist() if _tells(row)]
     except (OSError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors
         raise UsageError(f"the boxes {file} cannot be read ({error}); give {FORMAT}") from error
     if not isinstance(rows, list):
         raise UsageError(f"the boxes {file} are not a list but a {type(rows).__name__}; give {FORMAT}")
     return rows
+
+
+def _tells(row: dict[str, Any]) -> bool:
+    """Whether a row of a table says who is there: not that of a video, of what failed, or of what was not asked."""
+    if row.get("kind") in ("video", "webcam") or str(row.get("status")).startswith("failed"):
+        return False
+    return "person_boxes" not in row or "boxes" in row or row["person_boxes"] is not None
 
 
 def _box(box: Any) -> list[float]:

@@ -314,7 +314,10 @@ def test_people_of_a_tar_are_not_given_the_boxes_of_others(tmp_path: Path) -> No
         "height": None,
     }
     members = [("0.json", json.dumps(record).encode()), ("0.jpg", photo(0))]
-    members += [("1.json", json.dumps(record | {"persons": None}).encode()), ("1.jpg", photo(1))]
+    members += [
+        ("1.json", json.dumps(record | {"persons": None, "keypoint_names": None}).encode()),
+        ("1.jpg", photo(1)),
+    ]
     packed("pose", tmp_path / "out", write_members(tmp_path / "a.tar", members))
     data = open_labelled(str(tmp_path / "out"))
     assert data.read(0, 0).box == data.read(0, 1).box == (8, 18, 25, 22)

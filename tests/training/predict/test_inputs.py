@@ -95,6 +95,18 @@ def test_inputs_keep_the_names_that_results_are_there_under(tmp_path: Path):
     assert [item.name for item in found] == ["a-2", "b-2", "a"]
 
 
+def test_a_relative_path_means_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("day1/photos/a.jpg", "day2/photos/a.jpg", "day1/photos/12:30.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "day1")
+    video, first = list_inputs(["photos"], tmp_path / "out").inputs
+    assert (first.uri, video.uri) == (f"{tmp_path}/day1/photos/a.jpg", f"{tmp_path}/day1/photos/12:30.mp4")
+    monkeypatch.chdir(tmp_path / "day2")
+    (second,) = list_inputs(["photos"], tmp_path / "out", {(first.uri, ""): ["a"]}).inputs
+    assert (second.uri, second.name) == (f"{tmp_path}/day2/photos/a.jpg", "a-2")
+
+
 def test_tar_members_are_read_by_offset_and_cannot_leave_the_output(tmp_path: Path):
     tar = write_members(
         tmp_path / "s.tar",

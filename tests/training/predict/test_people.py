@@ -28,9 +28,8 @@ def test_a_parquet_table_may_speak_of_tar_members(tmp_path: Path):
     file = tmp_path / "boxes.parquet"
     tar = str(tmp_path / "s.tar")
     boxes = [{"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "score": 0.5}]
-    pd.DataFrame({"uri": [tar, tar], "member": ["a", "b"], "person_boxes": [boxes, []], "more": [1, 2]}).to_parquet(
-        file
-    )
+    members = ["a", "b.jpg"]  # predict writes keys, curation names of files
+    pd.DataFrame({"uri": [tar, tar], "member": members, "person_boxes": [boxes, []], "more": [1, 2]}).to_parquet(file)
     people = choose_people(str(file), None)
     found = people([Photo("a", tar, "a"), Photo("b", tar, "b"), Photo("c", tar, "c")], [IMAGE] * 3)
     assert [len(boxes) for boxes in found[:2]] == [1, 0]  # type: ignore[arg-type]
@@ -44,6 +43,20 @@ def test_of_a_curated_folder_the_manifest_is_taken(tmp_path: Path):
     boxes = [{"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "score": 0.5}]
     pd.DataFrame({"uri": ["/a.jpg"], "person_boxes": [boxes]}).to_parquet(tmp_path / "manifest" / "00000.parquet")
     assert len(read_boxes(tmp_path)["/a.jpg", ""]) == 1
+
+
+def test_rows_that_do_not_say_who_is_there_are_not_taken_for_nobody(tmp_path: Path):
+    """Of an earlier run the videos and what failed, of a curated folder what was not asked or failed."""
+    earlier, curated = tmp_path / "earlier.parquet", tmp_path / "manifest" / "00000.parquet"
+    curated.parent.mkdir()
+    kinds, statuses = ["photo", "photo", "video"], ["success", "failed", "success"]
+    uris = ["/a.jpg", "/b.jpg", "/c.mp4"]
+    pd.DataFrame({"uri": uris, "kind": kinds, "status": statuses, "person_boxes": [[], [], []]}).to_parquet(earlier)
+    pd.DataFrame(
+        {"uri": ["/a.jpg", "/b.jpg", "/c.jpg"], "status": ["success", "failed_to_read", "success"]}
+        | {"person_boxes": [[{"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0, "score": 0.5}], None, None]}
+    ).to_parquet(curated)
+    assert set(read_boxes(earlier)) == set(read_boxes(tmp_path)) == {("/a.jpg", "")}
 
 
 @pytest.mark.parametrize(
