@@ -206,7 +206,9 @@ def point_at(calibration: Calibration, threshold: float) -> Point:
 
 
 def with_threshold(recipe: Recipe, question: Question, threshold: float) -> Recipe:
-    """The recipe with its line through the question's score where a score of `threshold`, too, says yes."""
+    """The recipe with its line through the question's score where a score of `threshold`, too, says yes. Raises
+    UsageError where a rule asks for the score in another form.
+    """
     line = next((line for line in lines(recipe) if line.column == question.column), None)
     below = float(np.nextafter(np.float32(threshold), np.float32(0)))
     value = threshold if (line.op if line else "<") in {"<", ">="} else below
@@ -214,6 +216,12 @@ def with_threshold(recipe: Recipe, question: Question, threshold: float) -> Reci
     if question.column == BEST_PERSON:
         values["people"]["min_score"] = value
     if line is None and question.column != BEST_PERSON:
+        for rule in recipe.parsed_rules():
+            if rule.name == question.name or question.column in rule.columns:
+                raise UsageError(
+                    f"rule {rule.name!r}, {rule.text!r}, has no line `{question.column} < number` that could be moved; "
+                    "write it so, then calibrate again"
+                )
         values["rules"][question.name] = f"{question.column} < {value!r}"
     rules = {rule.name: rule for rule in recipe.parsed_rules()}
     if line is not None and "people.min_score" not in rules[line.rule].text:

@@ -23,6 +23,7 @@ from shards.writer import sample_key
 
 Result = TypeVar("Result")
 THREADS = 4
+ORIGINAL = {"width": "original_width", "height": "original_height"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def resolve(store: Store, plan: Plan, recipe: Recipe, file: Callable[[int], str]
 
     Memory: up to about 170 bytes an input with near duplicates, whatever the number of columns.
     """
-    columns = list(dict.fromkeys([*columns_needed(recipe), "uid", "phash"]))
+    columns = list(dict.fromkeys([*columns_needed(recipe), *ORIGINAL.values(), "uid", "phash"]))
 
     def read(unit: int) -> tuple[Judged, np.ndarray, np.ndarray, np.ndarray]:
-        table = store.read_table(file(unit), columns)
+        table = as_scored(store.read_table(file(unit), columns))
         hashes = table["phash"]
         known = hashes.is_valid().to_numpy()
         return judge(table, recipe), uid_numbers(table["uid"]), pc.fill_null(hashes, 0).to_numpy(), known
@@ -122,10 +123,10 @@ def manifest_hash(store: Store) -> str:
 def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:
     """What `recipe` would change in the manifest that is there; nothing is written."""
     outcome = resolve(store, plan, recipe, manifest_file)
-    columns = list(dict.fromkeys([*columns_needed(recipe), "verdict", "reasons"]))
+    columns = list(dict.fromkeys([*columns_needed(recipe), *ORIGINAL.values(), "verdict", "reasons"]))
 
     def flips(unit: int) -> Flips:
-        table = store.read_table(manifest_file(unit), columns)
+        table = as_scored(store.read_table(manifest_file(unit), columns))
         rows = slice(plan.start(unit), plan.start(unit + 1))
         was = pc.equal(table["verdict"], "kept").to_numpy()
         now = outcome.kept[rows]
@@ -148,6 +149,11 @@ def compare(store: Store, plan: Plan, recipe: Recipe) -> tuple[Outcome, Flips]:
             total.lost_by + one.lost_by,
         )
     return outcome, total
+
+
+def as_scored(table: pa.Table) -> pa.Table:
+    """The table with the source's `width` and `height`, of which rules speak; a manifest's are those of the shard."""
+    return pa.table({name: table[ORIGINAL.get(name, name)] for name in table.schema.names})
 
 
 def uids_of(store: Store, plan: Plan, rows: np.ndarray) -> dict[int, str]:

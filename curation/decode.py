@@ -74,7 +74,7 @@ class Picture:
 def decode(data: bytes, work_side: int | None = WORK_SIDE) -> Picture:
     """Decode to working size, or to full size with `work_side=None`. Raises one of the errors above."""
     header, image = open_image(data)
-    if image.format == "JPEG" and image.mode in {"RGB", "L"}:
+    if header.format == "JPEG" and image.mode in {"RGB", "L"}:
         rgb = _decode_jpeg(data, header, work_side)
     else:
         rgb = _rgb(_load(image))

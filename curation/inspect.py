@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from curation.decide import DUPLICATE
 from curation.errors import UsageError
 from curation.recipe import Recipe
-from curation.record import load_record
+from curation.record import load_record, other_recipe
 from curation.report.cards import number_text, numbers_of, place_of
 from curation.report.pictures import Located, Row, locate, read_picture
 from curation.report.thresholds import lines
@@ -118,13 +118,15 @@ def inspect(out: str | PathLike[str], key: str) -> Inspection:
     """Look up one image by its sample key, its uid or six first digits of it or more, or its path's end.
 
     Of several inputs with the same bytes the kept one is shown, else the first. Raises UsageError where none or
-    different ones fit, or where `out` is no curated folder.
+    different ones fit, where `out` is no curated folder, or was decided by another recipe than it has now.
     """
     store = Store(out)
     recipe = load_record(store).recipe
     number, copies = _find(store, key)
     located = locate(store, [number])[number]
     row = located.row
+    if row["recipe_hash"] != recipe.hash:
+        raise other_recipe(store)
     numbers = numbers_of(row, lines(recipe))
     return Inspection(
         row=row,

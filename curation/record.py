@@ -72,3 +72,10 @@ def load_record(store: Store) -> Record:
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UsageError(f"{store.root}/{RUN_FILE} is damaged ({what}); put it back, or start elsewhere") from None
+
+
+def other_recipe(store: Store) -> UsageError:
+    """Said where thresholds would be shown beside the verdicts of others, as between `score` and `decide`."""
+    return UsageError(
+        f"the manifest was decided by another recipe than run.json's; run `sapiens-curate decide {store.root}`"
+    )

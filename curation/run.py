@@ -186,7 +186,14 @@ class Stages:
             return
         if record.decided == state and record.manifest and not self._manifest_is_sound(record):
             self.console.print("the manifest is not as it was written; decided anew")
-        if altered := sum(stats is None for stats in self._sound_units(plan)):
+        units = self._sound_units(plan)
+        by = {name: record.models.get(name) for name in record.recipe.scorers}.items()
+        if mixed := sum(not by <= stats["identities"].items() for stats in units if stats):
+            raise UsageError(
+                f"{mixed} of {plan.units} units were scored by other networks than the rest, as a stopped run leaves "
+                f"them; run `sapiens-curate score {self.store.root}`"
+            )
+        if altered := sum(stats is None for stats in units):
             raise UsageError(
                 f"scores of {altered} unit(s) are not as they were written; run `sapiens-curate score "
                 f"{self.store.root}`"

@@ -302,7 +302,8 @@ def _score(loaded: list[Loaded], rows: list[Row], scorers: list[Scorer], recipe:
 def lazy_stages(recipe: Recipe) -> list[tuple[str, ...]]:
     """The profile's stages, those last on which no rule depends. Text depends on people, whom it leaves out."""
     read = {name for rule in recipe.parsed_rules() for name in recipe.scorers_of(rule)}
-    deciding = read | ({"people"} if "text" in read else set())
+    with_text = any("text" in stage and not read.isdisjoint(stage) for stage in STAGES[recipe.profile])
+    deciding = read | ({"people"} if with_text else set())
     return sorted(STAGES[recipe.profile], key=deciding.isdisjoint)
 
 
@@ -314,8 +315,8 @@ def _ask_all(loaded: list[Loaded], rows: list[Row], asked: list[Scorer]) -> None
     batch = Batch([item.data for item in loaded], pictures, scored, names)
     try:
         _ask(batch, asked)
-    except UsageError:
-        raise  # of weights that cannot be used, which is no image's fault
+    except (UsageError, OSError):
+        raise  # of weights, or of the cache of networks and its disk: no image's fault, whose bytes are read by now
     except Exception as error:
         if len(loaded) == 1:
             rows[loaded[0].index].update(_failure("score", describe(error)))

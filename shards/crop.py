@@ -135,7 +135,7 @@ def _has_exif(data: bytes) -> bool:
     """Whether a JPEG's application segments, which lie before its tables, tell how it is to be turned."""
     at = 2
     while at + 8 <= len(data) and data[at] == 0xFF and data[at + 1] >= 0xE0:
-        if data[at + 4 : at + 8] == b"Exif":
+        if data[at + 4 : at + 8] in (b"Exif", b"http"):  # of XMP
             return True
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False

@@ -194,7 +194,7 @@ def _find(source: str) -> list[Listed]:
         folder, name = pattern.rsplit("/", 1) if "/" in pattern else (".", pattern)
         if not name.endswith(".tar"):
             tars += _find_in_folder(pattern.rstrip("/"))
-        elif any(c in name for c in "*?["):
+        elif any(c in name for c in "*?[") and not os.path.isfile(local_path(pattern) or ""):
             tars += _select(folder, name)
         else:
             tars.append(_find_one(pattern))
@@ -213,7 +213,7 @@ def _find_in_folder(folder: str) -> list[Listed]:
 
 def _select(folder: str, pattern: str, missing_ok: bool = False) -> list[Listed]:
     """Tars of one folder that match a pattern; a curated shard whose tar is gone is an error."""
-    files = _list_folder(folder)
+    files = {name: facts for name, facts in _list_folder(folder).items() if not name.startswith(".")}
     matches = re.compile(translate(pattern)).match
     for stats in (name for name in files if name.endswith("_stats.json")):
         tar = stats.removesuffix("_stats.json") + ".tar"
@@ -283,7 +283,8 @@ def _local_stat(path: str | Path) -> tuple[int, str]:
 
 
 def _remote_stamp(info: dict) -> str:
-    return str(next((info[k] for k in ("ETag", "etag", "LastModified", "last_modified", "mtime") if info.get(k)), ""))
+    names = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "modify")
+    return str(next((info[name] for name in names if info.get(name)), ""))
 
 
 # -- describing a tar --------------------------------------------------------------------------------------------------
@@ -364,6 +365,9 @@ def index_tar(path: Path, url: str) -> Contents:
         file.seek(end)
         if file.read(512) != bytes(512):
             raise ShardError(f"{url} ends without the closing block of a tar: it is truncated; copy it again")
+        while block := file.read(1 << 16):
+            if block.count(0) != len(block):
+                raise ShardError(f"{url} goes on behind its end, as tars that `cat` joined do; give them one by one")
 
         def uid(offset: int, size: int) -> str:
             return sha256(os.pread(file.fileno(), size, offset)).hexdigest()[:32]

@@ -69,7 +69,8 @@ def save(
             "unharmed: make room and start the same command again"
         )
     if ranks.is_first:
-        for old in sorted(folder.glob("step-*"))[:-keep]:
+        saved = sorted(path for path in folder.glob("step-*") if path.name <= final.name)  # later ones are damaged
+        for old in saved[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -273,6 +273,7 @@ def config_from(kind: type[Config], values: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(name, hints, 1)
             guess = f"; did you mean '{near[0]}'?" if near else f"; allowed are {', '.join(hints)}"
             raise UsageError(f"there is no setting '{name}'{guess}")
+    values = {name: value for name, value in values.items() if value is not None}  # a YAML key left blank
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
     if missing:
         raise UsageError(f"{', '.join(missing)} must be given")

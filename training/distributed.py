@@ -118,13 +118,14 @@ def spread(
         return DistributedDataParallel(
             model, device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
         )
-    # Weights travel as bf16; activations keep their type, so that autocast rules the arithmetic as it does
-    # under DDP.
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
+    # The blocks' weights travel as bf16; activations keep their type, so that autocast rules the arithmetic as it does
+    # under DDP. Positions and tokens stay float32, or what the blocks add up would be bf16; on a CPU so do the blocks,
+    # where autocast leaves their norms alone.
+    whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    policy = half if bf16 and ranks.device.type == "cuda" else whole
     every_block = [fully_shard(block, mp_policy=policy) for group in blocks for block in group]
-    fully_shard(model, mp_policy=policy)
+    fully_shard(model, mp_policy=whole)
     for block, following in pairwise(every_block):
         block.set_modules_to_forward_prefetch([following])
         following.set_modules_to_backward_prefetch([block])

@@ -66,12 +66,12 @@ def _check(task: str, loaded: LoadedTask, shards: LabelledShards, data: tuple[st
     for what, found in ((loaded.path, loaded.task), (", ".join(data), shards.task)):
         if found != task:
             raise UsageError(f"{what} is for {found}, not for {task}; give a model and shards of one task")
-    kind = {"pose": "keypoints", "parts": "classes"}.get(task)
     known, given = label_set(task, loaded.labels), label_set(task, shards.labels)
     if known and given and known.names != given.names:
+        kind = "keypoints" if task == "pose" else "classes"
         raise UsageError(
-            f"{loaded.path} knows the {kind} of {loaded.labels[kind]['name']}, and {', '.join(data)} has those of "
-            f"{shards.labels[kind]['name']}; they cannot be compared"
+            f"{loaded.path} knows the {kind} of {known.name}, and {', '.join(data)} has those of {given.name}; they "
+            "cannot be compared"
         )
 
 

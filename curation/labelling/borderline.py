@@ -44,7 +44,10 @@ def read_done(path: Path, question: str) -> dict[str, int]:
 def append(path: Path, uid: str, uri: str, question: str, label: int | None) -> None:
     """Add one line, flushed at once; None takes an earlier label back."""
     is_new = not path.exists()
+    is_open = not is_new and path.read_bytes()[-1:] not in (b"", b"\n", b"\r")
     with path.open("a", newline="", encoding="utf-8") as file:
+        if is_open:  # an editor left the last line without its end
+            file.write("\r\n")
         writer = csv.writer(file)
         if is_new:
             writer.writerow(FIELDS)

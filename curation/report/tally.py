@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from curation.decide import DUPLICATE
 from curation.errors import UsageError
 from curation.recipe import Recipe
+from curation.record import other_recipe
 from curation.report.columns import KNOWN, column, stored, values
 from curation.report.histogram import Histogram, HistogramFiller
 from curation.report.picks import Smallest, spread
@@ -83,7 +84,10 @@ class Tally:
 
 
 def tally(store: Store, recipe: Recipe) -> Tally:
-    """Count everything. Raises UsageError where the manifest was decided by other rules than the recipe's."""
+    """Count everything. Raises UsageError where the manifest was decided by another recipe."""
+    for batch in batches(store, ["recipe_hash"]):
+        if pc.any(pc.not_equal(batch["recipe_hash"], recipe.hash)).as_py():
+            raise other_recipe(store)
     counting = _Counting(store, recipe)
     for batch in batches(store, counting.columns):
         counting.add(batch)

@@ -89,7 +89,7 @@ def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
     hidden = {path for path in found if "/." in f"/{path.removeprefix(root)}"}
     passed_over.update(["hidden"] * len(hidden))
     shown = {path: info for path, info in found.items() if path not in hidden}
-    yield from _remote_entries(fs, shown, set(found), passed_over)
+    yield from _remote_entries(fs, _front(fs, url, root), shown, set(found), passed_over)
     yield from refused
 
 
@@ -110,7 +110,7 @@ def list_remote_pattern(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
         for path, info in found.items()
         if info.get("type") != "directory" and not (hides and "/." in path.removeprefix(root))
     }
-    yield from _remote_entries(fs, shown, names, passed_over)
+    yield from _remote_entries(fs, _front(fs, url, pattern), shown, names, passed_over)
 
 
 def _find_on_web(fs: fsspec.AbstractFileSystem, root: str, refused: list[Entry]) -> dict[str, dict[str, Any]]:
@@ -134,8 +134,18 @@ def _find_on_web(fs: fsspec.AbstractFileSystem, root: str, refused: list[Entry])
     return found
 
 
+def _front(fs: fsspec.AbstractFileSystem, url: str, path: str) -> str:
+    """What stands before the paths of a file system in its URLs, the server's name too, which it leaves out itself."""
+    bare, path = url.rstrip("/"), path.rstrip("/")
+    return bare.removesuffix(path) if bare.endswith(path) else fs.unstrip_protocol("")
+
+
 def _remote_entries(
-    fs: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]], names: set[str], passed_over: Counter[str]
+    fs: fsspec.AbstractFileSystem,
+    front: str,
+    found: dict[str, dict[str, Any]],
+    names: set[str],
+    passed_over: Counter[str],
 ) -> Iterator[Entry]:
     """The images and tars of `found`, sorted, with the captions that `names`, all that is there, holds beside them."""
     curated = [path.removesuffix("/run.json") for path in found if path.endswith("/run.json")]
@@ -147,7 +157,7 @@ def _remote_entries(
     with ThreadPoolExecutor(READERS) as pool:
         captions = {path: pool.submit(_remote_text, fs, text) for path, text in beside.items() if text in names}
         for path in paths:
-            full, info = fs.unstrip_protocol(path), found[path]
+            full, info = f"{front}{path}", found[path]
             if suffix(path) == ".tar":
                 yield from list_tar(full, passed_over)
             elif suffix(path) in IMAGE_SUFFIXES:

@@ -21,7 +21,7 @@ from curation.sources.folder import (
     list_remote_folder,
     list_remote_pattern,
 )
-from curation.sources.read import is_web
+from curation.sources.read import is_web, local_uri
 from curation.sources.table import TABLE_SUFFIXES, list_table, read_columns
 from curation.sources.tar import list_tar
 
@@ -80,9 +80,10 @@ def _entries(paths: list[str], exclude: Path | None, passed_over: Counter[str]) 
         if remote and _is_pattern(path):
             yield from list_remote_pattern(path, passed_over)
         elif suffix(path) == ".tar":
-            yield from list_tar(path, passed_over)
+            yield from list_tar(local_uri(path), passed_over)
         elif suffix(path) in {".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst"}:
-            yield Entry(path, error="CompressedArchive: its members cannot be read by offset; unpack it first")
+            error = "CompressedArchive: its members cannot be read by offset; unpack it first"
+            yield Entry(local_uri(path), error=error)
         elif remote:
             yield from [Entry(path)] if suffix(path) in IMAGE_SUFFIXES else list_remote_folder(path, passed_over)
         elif os.path.isdir(path):

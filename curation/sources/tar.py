@@ -30,6 +30,9 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                 if not member.isfile():
                     passed_over.update(["link in a tar"] * (member.islnk() or member.issym()))
                     continue
+                if member.name.rpartition("/")[2].startswith("."):  # as macOS puts beside every file
+                    passed_over["hidden"] += 1
+                    continue
                 kind, sample = suffix(member.name), _sample(member.name)
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError(f"breaks off inside {member.name!r}")
@@ -42,8 +45,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                         captions[sample] = text
                 else:
                     passed_over[kind_of(member.name)] += 1
-            if not _ends_well(file, end):
-                raise tarfile.ReadError("breaks off without an end marker")
+            _check_end(file, tar.offset, end)
     except (tarfile.TarError, OSError, EOFError) as broken:
         error = describe(broken)
     photos = {_sample(image.member) for image in images if suffix(image.member) in JPEG_SUFFIXES}
@@ -78,7 +80,12 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
     return value[:CAPTION_LIMIT].encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
 
 
-def _ends_well(file: BinaryIO, end: int) -> bool:
-    """A whole tar ends in zero blocks; a download that broke off between two members does not."""
-    file.seek(max(0, end - 512))
-    return end >= 512 and not any(file.read(512))
+def _check_end(file: BinaryIO, at: int, end: int) -> None:
+    """ReadError unless only zeros follow the last member, at least a block of them: tarfile stops without a word at a
+    damaged header, and at the end of the first of tars that `cat` put together."""
+    if end - at < 512:
+        raise tarfile.ReadError("breaks off without an end marker")
+    file.seek(at)
+    while block := file.read(1 << 16):
+        if block.count(0) != len(block):
+            raise tarfile.ReadError(f"what follows byte {at} is no member: a damaged header, or another tar behind it")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from curation.recipe import from_dict
 from manifests.schema import PLAN, manifest_schema
 
 HOSTILE = "\"><script>alert(1)<|script> & 'x'.jpg"
@@ -26,7 +27,7 @@ RECIPE: dict[str, Any] = {
 }
 RUN: dict[str, Any] = {
     "recipe": RECIPE,
-    "recipe_hash": "0123456789abcdef",
+    "recipe_hash": from_dict(RECIPE, "made").hash,
     "plan_hash": "fedcba9876543210",
     "source": "photos",
     "profile": "builtin",
@@ -119,6 +120,8 @@ def write_run(out: Path, rows: list[dict[str, Any]], files: int = 2, **run: Any)
     for number, one in enumerate(rows):
         one.setdefault("uid", f"{number:032x}")
         one.setdefault("sha256", one["uid"] * 2)
+    for one in rows if "recipe" in run else ():
+        one["recipe_hash"] = from_dict(run["recipe"], "made").hash
     (out / "manifest").mkdir(parents=True)
     places = {"member_offset": 0, "bytes": -1, "version": "", "plan_error": "", "unit": 0}
     plan = [places | {name: one[name] for name in PLAN.names if name in one} for one in rows]

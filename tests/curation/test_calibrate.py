@@ -92,6 +92,15 @@ def test_the_rest_of_a_rule_stays_when_its_line_moves() -> None:
     assert rule == "width > 500 and pwatermark < 0.25 and (format == 'JPEG')"
 
 
+@pytest.mark.parametrize(
+    "rule", ["marks=0.3 > pwatermark", "watermark=0.3 > pwatermark and blur > 20", "watermark=0 <= pwatermark < 0.3"]
+)
+def test_a_rule_without_a_line_that_could_move_is_neither_overwritten_nor_doubled(rule: str) -> None:
+    recipe = load_recipe("humans300m", ["rules.watermark=off", f"rules.{rule}"])
+    with pytest.raises(UsageError, match="has no line `pwatermark < number` that could be moved"):
+        with_threshold(recipe, QUESTIONS["watermark"], 0.6)
+
+
 def test_labels_by_the_uri_of_a_tar_are_refused(tmp_path: Path) -> None:
     rows = [row("x.tar", member=f"{n}.jpg", pwatermark=n / 10) for n in range(3)]
     out = write_run(tmp_path / "out", rows)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from curation.decode import DamagedImage, EmptyFile, TooManyPixels, UnsupportedFormat, decode, open_image
+from shards.crop import Encoded
 from tests.curation.photos import BAD, GOOD, encode, scene, with_exif
 
 VERDICTS = {
@@ -92,3 +93,24 @@ def test_200_million_pixels_are_allowed_and_no_more() -> None:
     assert open_image(header(20_000))[0].width == 20_000
     with pytest.raises(TooManyPixels):
         open_image(header(20_001))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_damage_is_found_in_pictures_with_a_second_one_too(kind: str) -> None:
+    """Phones write them; Pillow would hide the decoder's complaint."""
+    more = {"save_all": True, "append_images": [scene(2, 800, 600)]} if kind == "MPO" else {}
+    data = encode(scene(1, 800, 600), kind, quality=90, **more)
+    assert open_image(data)[1].format == kind
+    assert decode(data).rgb.shape == (600, 800, 3)
+    at = len(data) // 4
+    with pytest.raises(DamagedImage):
+        decode(data[:at] + bytes(4096) + data[at + 4096 :])
+
+
+def test_training_turns_what_curation_turns_by_xmp_alone() -> None:
+    """Or the boxes that curation found would lie beside the people."""
+    told = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:RDF>"
+    told += b'<rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    plain = encode(scene(1))
+    data = plain[:2] + b"\xff\xe1" + (len(told) + 2).to_bytes(2, "big") + told + plain[2:]
+    assert decode(data).rgb.shape == Encoded(data).decode().shape == (160, 120, 3)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from curation.errors import UsageError
-from curation.labelling.borderline import nearest, read_done
+from curation.labelling.borderline import append, nearest, read_done
 from curation.labelling.scores import Question, read_scores
 from curation.labelling.serve import Session, make_server, start_session
 from manifests.scan import NoManifest
@@ -75,6 +75,14 @@ def test_a_csv_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="labels are kept as uid, uri, question, label"):
         read_done(tmp_path / "labels.csv", "watermark")
+
+
+def test_an_answer_does_not_stick_to_a_line_that_an_editor_left_open(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    append(labels, "aa", "/a.jpg", "watermark", 1)
+    labels.write_text(labels.read_text() + "bb,/b.jpg,watermark,0")
+    append(labels, "cc", "/c.jpg", "watermark", 1)
+    assert read_done(labels, "watermark") == {"aa": 1, "bb": 0, "cc": 1}
 
 
 def test_every_picture_is_served(session: Session, address: str) -> None:

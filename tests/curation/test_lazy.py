@@ -170,6 +170,14 @@ def test_questions_that_decide_nothing_come_last(profile: str, last: str) -> Non
     assert flat.index("people") < flat.index("text")
 
 
+def test_people_are_found_before_text_that_is_read_beside_what_decides() -> None:
+    """Or the lettering on a jersey would stay a caption for a later rule."""
+    scorers = ["people", "text", "watermark", "style", "quality", "fingerprint"]
+    recipe = from_dict({"name": "r", "scorers": scorers, "rules": {"watermark": "pwatermark < 0.5"}}, "r")
+    flat = [name for stage in lazy_stages(recipe) for name in stage]
+    assert flat.index("people") < flat.index("text") < flat.index("quality")
+
+
 def test_what_fewer_questions_were_asked_of_is_asked_the_rest_later(tmp_path: Path) -> None:
     """An image that `retry` read while the recipe asked less was never asked the rest, and rejected for it."""
     source, out = write(tmp_path / "photos", {"a.jpg": jpeg(1), "b.jpg": b"no photo yet"}), tmp_path / "out"

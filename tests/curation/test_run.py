@@ -28,6 +28,7 @@ from curation.record import load_record
 from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
 from curation.score import UnitJob, load_scorers, score_unit
+from curation.scorers.quality import Quality
 from curation.verify import verify
 from manifests.account import Counts
 from manifests.store import Damaged, Store
@@ -263,6 +264,49 @@ def test_decide_again_says_what_flips_and_pack_follows(tmp_path: Path, plain_rec
     _, flips = redecide(str(out), plain_recipe)
     assert (flips.gained, flips.lost) == (before.kept - outcome.counts.kept, 0)
     assert flips.gained_by["exposure"] == flips.gained
+
+
+def test_a_dry_run_judges_sizes_as_they_were_before_packing(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / "photos", 4), tmp_path / "out"
+    recipe = change(plain_recipe, ["packing.max_short_side=64", "rules.exposure=off"])
+    counts = curate(str(source), str(out), recipe, place=HERE)
+    assert counts.kept > 0
+    assert set(pd.read_parquet(out / "shards/00000.parquet").height) == {64}
+    outcome, flips = redecide(str(out), recipe)
+    assert (outcome.counts, flips.gained, flips.lost) == (counts, 0, 0)
+    _, flips = redecide(str(out), change(recipe, ["rules.size=min(width, height) > 1000"]))
+    assert flips.lost == counts.kept
+
+
+def test_scores_of_two_networks_are_not_decided_together(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """As a re-score that was stopped halfway leaves them."""
+    out = tmp_path / "out"
+    curate(str(good_photos(tmp_path / "photos", 3)), str(out), plain_recipe, place=HERE)
+    file = out / "scores/00000_stats.json"
+    stats = json.loads(file.read_text())
+    stats["identities"]["quality"] = "another@1"
+    file.write_text(json.dumps(stats))
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        record.recipe = change(plain_recipe, ["rules.exposure=exposure > 0.3"])
+        with pytest.raises(UsageError, match=r"1 of 1 units were scored by other networks.*sapiens-curate score"):
+            stage.decide(record)
+
+
+def test_what_fails_around_the_networks_is_no_fault_of_the_images(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a cache that cannot be written: their bytes have been read by then."""
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+
+    def fail(self: Quality, batch: object) -> None:
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Quality, "score", fail)
+        with pytest.raises(PermissionError):
+            curate(str(source), str(out), plain_recipe, place=HERE)
+    assert curate(str(source), str(out), plain_recipe, place=HERE).failed == 0
 
 
 def test_a_rule_about_a_column_that_is_not_there_is_refused_by_every_stage(

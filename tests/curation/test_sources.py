@@ -11,11 +11,14 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
 from curation.errors import UsageError
@@ -137,9 +140,7 @@ def test_a_curated_folder_is_passed_over_on_other_file_systems_too(tmp_path: Pat
         Store(root).write_bytes(f"out/{name}", b"")
     Store(root).write_bytes("out.jpg", b"")
     listing = list_source(root)
-    assert [e.uri for e in listing.entries] == [
-        f"{root.replace('://', ':///')}/{n}" for n in ("out.jpg", "out/mine/shards/1.jpg")
-    ]
+    assert [e.uri for e in listing.entries] == [f"{root}/{n}" for n in ("out.jpg", "out/mine/shards/1.jpg")]
     assert listing.passed_over == {"curated folder": 1}
 
 
@@ -344,6 +345,58 @@ def test_a_tar_that_breaks_off_gives_its_whole_images_and_says_so(tmp_path: Path
     assert failed.error_message.str.contains("whole images before that are listed").all()
 
 
+@pytest.mark.parametrize("how", ["a damaged header", "two put together"])
+def test_what_lies_behind_the_end_of_a_tar_is_told(tmp_path: Path, how: str) -> None:
+    """Python stops without a word at a header with a wrong sum, and where the first of joined tars ends."""
+    tar = make_tar(tmp_path / "x.tar", [(f"{i}.jpg", jpeg(i)) for i in range(4)])
+    whole = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as opened:
+        header = [member.offset for member in opened][2]
+    if how == "a damaged header":
+        whole[header + 10] ^= 0x41
+    else:
+        whole = whole * 2
+    tar.write_bytes(whole)
+    *images, error = listed(tar)
+    assert [image.member for image in images] == [f"{i}.jpg" for i in range(2 if how == "a damaged header" else 4)]
+    assert "is no member: a damaged header, or another tar behind it" in error.error
+
+
+def test_what_macos_puts_into_a_tar_is_hidden(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "x.tar", [("./._a.jpg", b"\0\5\x16\7" + bytes(200)), ("./a.jpg", jpeg(1))])
+    listing = list_source(str(tar))
+    assert [entry.member for entry in listing.entries] == ["./a.jpg"]
+    assert listing.passed_over == {"hidden": 1}
+
+
+class WithServer(MemoryFileSystem):
+    """As FTP and HDFS do it: the server is an argument, and paths begin behind it."""
+
+    protocol = "served"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def __init__(self, host: str, **_: object) -> None:
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return ("/" + path.split("://", 1)[1].partition("/")[2] if "://" in path else path).rstrip("/")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        return {"host": host} if "://" in path and (host := path.split("://", 1)[1].partition("/")[0]) else {}
+
+
+@pytest.mark.parametrize("source", ["/photos", "/photos/", "/photos/*.jpg"])
+def test_images_of_a_file_system_with_a_server_keep_its_name(source: str) -> None:
+    fsspec.register_implementation("served", WithServer, clobber=True)
+    fsspec.filesystem("served", host="me@host").pipe("/photos/b.jpg", b"b")
+    (entry,) = listed(f"served://me@host{source}")
+    assert entry.uri == "served://me@host/photos/b.jpg"
+    assert read_bytes(entry.uri) == b"b"
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "txt"])
 def test_tables_carry_their_columns_along(tmp_path: Path, plain_recipe: Recipe, kind: str) -> None:
     write(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)})
@@ -388,6 +441,16 @@ def test_a_table_without_a_path_column_says_what_it_has_and_what_is_needed(tmp_p
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match=r"has no column of paths: it has a, b; name .* path"):
         listed(tmp_path / "t.csv")
+
+
+def test_tars_and_archives_whose_names_are_not_utf8_are_listed_by_a_glob_too(tmp_path: Path) -> None:
+    make_tar(tmp_path / os.fsdecode(b"caf\xe9.tar"), [("a.jpg", jpeg(1))])
+    (tmp_path / os.fsdecode(b"x\xe9.zip")).write_bytes(b"PK")
+    for entry in listed(tmp_path / "*"):
+        entry.uri.encode()
+        assert entry.error.startswith("CompressedArchive") or read_bytes(
+            entry.uri, entry.member_offset, entry.bytes
+        ) == jpeg(1)
 
 
 def test_a_name_that_is_not_utf8_is_read_and_kept(tmp_path: Path, plain_recipe: Recipe) -> None:

@@ -70,6 +70,36 @@ def test_a_foreign_tar_gets_the_same_uids_and_the_right_bytes(tmp_path):
     assert list(tmp_path.glob("a.*")) == [tmp_path / "a.tar"]  # nothing is written beside it
 
 
+def test_a_shard_that_was_packed_anew_is_noticed_on_a_plain_web_server(tmp_path, server):
+    """Which tells no more than when it was changed."""
+    fingerprints = []
+    for stamp, seeds in ((1e9, (1, 2)), (1.1e9, (3, 4))):
+        write_members(tmp_path / "x.tar", [(f"{n}.jpg", photo(s)) for n, s in enumerate(seeds)])
+        os.utime(tmp_path / "x.tar", (stamp, stamp))
+        opened = open_shards(f"{server}/x.tar")
+        assert [opened.read(0, row) for row in range(2)] == [photo(s) for s in seeds]
+        fingerprints.append(opened.fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_what_macos_leaves_beside_shards_is_none_of_them(tmp_path):
+    write_foreign(tmp_path / "d/00000.tar", range(2))
+    (tmp_path / "d/._00000.tar").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    assert open_shards(str(tmp_path / "d")).count == open_shards(str(tmp_path / "d/*.tar")).count == 2
+
+
+def test_a_name_with_brackets_is_a_name_where_there_is_such_a_file(tmp_path):
+    write_foreign(tmp_path / "set[1].tar", range(2))
+    assert open_shards(str(tmp_path / "set[1].tar")).count == 2
+
+
+def test_joined_tars_are_refused(tmp_path):
+    tar = write_foreign(tmp_path / "a.tar", range(2))
+    tar.write_bytes(tar.read_bytes() * 2)
+    with pytest.raises(ShardError, match="goes on behind its end"):
+        open_shards(str(tar))
+
+
 def test_members_are_grouped_by_key_however_they_lie(tmp_path):
     members = [
         ("deep/x.json", b"{}"),

@@ -49,6 +49,15 @@ def test_bare_on_and_off_in_yaml_are_understood(tmp_path):
     assert load_config(PretrainConfig, str(tmp_path / "c.yaml"), {}).compile == "off"
 
 
+def test_a_blank_key_is_not_given(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: [x]\nrun:\nsize:\nimages:\n")
+    config = load_config(PretrainConfig, str(tmp_path / "c.yaml"), {})
+    assert (config.run, config.size, config.images) == ("", "", 300_000_000)
+    (tmp_path / "c.yaml").write_text("data:\n")
+    with pytest.raises(UsageError, match="data must be given"):
+        load_config(PretrainConfig, str(tmp_path / "c.yaml"), {})
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

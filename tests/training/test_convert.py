@@ -214,6 +214,14 @@ def test_a_run_converts_to_every_layout_and_back(tmp_path, config):
         read_weights(tmp_path / "data")
 
 
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_a_written_mae_knows_what_its_pixels_mean(tmp_path, config, norm_pix):
+    pretrain(config(images=8, size="", norm_pix=norm_pix))
+    write_weights(read_weights(tmp_path / "run"), tmp_path / "mae.safetensors", "mae")
+    assert load_mae(tmp_path / "run").norm_pix is norm_pix
+    assert load_mae(tmp_path / "mae.safetensors").norm_pix is norm_pix
+
+
 def test_a_damaged_checkpoint_folder_is_refused(tmp_path, config):
     pretrain(config(images=8))
     found = checkpoint.newest(tmp_path / "run/ckpt")

@@ -1,18 +1,22 @@
 """Two processes over gloo: the same samples as one, the same losses to rounding, checkpoints that load on either."""
 
+import multiprocessing
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.training.test_pretrain import metrics, tensors
 from training.config import RunConfig, save_config
-from training.distributed import multiplies_bf16
+from training.distributed import Ranks, multiplies_bf16, spread
+from training.models.mae import MAE, Decoder
+from training.models.vit import ViT
 from training.pretrain import pretrain
 
 
@@ -77,6 +81,35 @@ def keep_until(run: Path, step: int) -> None:
     for path in (run / "ckpt").glob("step-*"):
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
+
+
+def _blocks_see(rendezvous: Path, sharded: bool, answer: Any) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
+    torch.manual_seed(0)
+    mae = MAE(ViT(64, 4, 4, (4, 4)), Decoder(64, 32, 2, 4, (4, 4)))
+    blocks, seen = [mae.encoder.blocks, mae.decoder.blocks], []
+    ranks = Ranks(0, 2, 0, torch.device("cpu"))  # two, or nothing would be sharded; the group has one
+    model = spread(mae, blocks, ranks, sharded=sharded, compiled=False, recompute=False, bf16=True)
+    for group in blocks:
+        for block in group:
+            block.register_forward_hook(lambda _, given, out: seen.extend([given[0].dtype, out.dtype]))
+    images = torch.randint(0, 255, (2, 64, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = float(model(images, torch.tensor([5, 6])))
+    answer.put((loss, set(map(str, seen))))
+
+
+def test_sharded_weights_compute_in_bf16_what_whole_ones_do(tmp_path):
+    """The sum that the blocks add to stays float32."""
+    context, answers = multiprocessing.get_context("fork"), []
+    for sharded in (False, True):
+        queue = context.Queue()
+        process = context.Process(target=_blocks_see, args=(tmp_path / f"meet-{sharded}", sharded, queue))
+        process.start()
+        answers.append(queue.get(timeout=120))
+        process.join()
+    assert answers[0] == answers[1]
+    assert answers[1][1] == {"torch.float32"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,11 @@
 
 import multiprocessing
 import signal
+from multiprocessing.sharedctypes import Synchronized
 
+import pytest
+
+from training import interrupt
 from training.interrupt import Interrupt
 
 
@@ -11,10 +15,31 @@ def _ctrl_c_twice() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def _sigterm_twice(later: float, saved: Synchronized) -> None:
+    clock = iter([100.0, 100.0 + later])
+    interrupt.time.monotonic = lambda: next(clock)  # type: ignore[attr-defined]
+    with Interrupt() as it:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        saved.value = it.asked
+
+
+@pytest.mark.parametrize(("later", "saves"), [(0.1, True), (4.9, True), (60.0, False)])
+def test_a_sigterm_that_torchrun_passes_on_is_the_first_once_more(later: float, saves: bool) -> None:
+    """A batch system has sent it to every process already; a minute later somebody means it."""
+    context = multiprocessing.get_context("fork")
+    saved = context.Value("b", False)
+    trainer = context.Process(target=_sigterm_twice, args=(later, saved))
+    trainer.start()
+    trainer.join()
+    assert bool(saved.value) is saves
+    assert trainer.exitcode == (0 if saves else 128 + signal.SIGTERM)
+
+
 def test_forked_decoders_leave_ctrl_c_to_the_trainer() -> None:
-    with Interrupt() as interrupt:
+    with Interrupt() as asked:
         decoder = multiprocessing.get_context("fork").Process(target=_ctrl_c_twice)
         decoder.start()
         decoder.join()
     assert decoder.exitcode == 0
-    assert not interrupt.asked
+    assert not asked.asked

@@ -157,6 +157,12 @@ def test_predicting_the_mean_of_each_patch_costs_one():
     assert float(model(pictures(3), KEYS)) == pytest.approx(767 / 768, abs=1e-4)
 
 
+@pytest.mark.parametrize("mask_ratio", [0.6, 0.7, 0.75])
+def test_the_faithful_decoder_predicts_every_hidden_patch(mask_ratio):
+    found = small(mask_ratio=mask_ratio).reconstruct(pictures(3), KEYS)
+    assert found.predicted.shape[1] == 16 - visible_count(16, mask_ratio)
+
+
 def test_the_cross_decoder_predicts_any_subset_alike():
     whole, part = small(cross=True), small(cross=True, predict=0.25)
     images = pictures(3)

@@ -20,7 +20,7 @@ from shards.stream import Positions
 from tests.shard_factory import photo, write_curated, write_members
 from training import checkpoint, loop
 from training import pretrain as pretraining
-from training.checkpoint import DamagedCheckpoint
+from training.checkpoint import DamagedCheckpoint, newest
 from training.config import PretrainConfig, UsageError, save_config
 from training.meter import MetricsLog
 from training.models.mae import mask_order
@@ -397,6 +397,17 @@ def test_a_checkpoint_folder_that_cannot_be_made_is_told(config, tmp_path):
 def test_old_checkpoints_are_deleted_newest_kept(config, tmp_path):
     pretrain(config(save_every=1, keep=2))
     assert sorted(p.name for p in (tmp_path / "run/ckpt").iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_damaged_checkpoints_do_not_push_out_those_after_the_fall_back(config, tmp_path):
+    pretrain(config(save_every=2, keep=9))
+    for step in (4, 6):
+        damaged = tmp_path / f"run/ckpt/step-0000000{step}"
+        next(damaged.glob("*.safetensors")).write_bytes(b"")
+    pretrain(config(save_every=1, keep=2, images=40))  # goes on from step 2 and ends with 5
+    assert newest(tmp_path / "run/ckpt") == tmp_path / "run/ckpt/step-00000005"
+    kept = sorted(p.name for p in (tmp_path / "run/ckpt").iterdir())
+    assert kept == ["step-00000004", "step-00000005", "step-00000006"]
 
 
 def test_too_few_samples_for_a_batch(config):

@@ -169,6 +169,8 @@ def write_weights(weights: Weights, path: str | Path, layout: str) -> None:
         "patch_padding": str(weights.patch_padding),
         "layout": layout,
     }
+    if layout == "mae":
+        facts["norm_pix"] = str(weights.facts.get("norm_pix", True))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=facts)
 

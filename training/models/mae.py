@@ -180,7 +180,7 @@ class MAE(nn.Module):
         order = mask_order(mask_keys, patches.shape[1])
         keep = visible_count(patches.shape[1], self.mask_ratio if mask_ratio is None else mask_ratio)
         hidden = patches.shape[1] - keep
-        if mask_ratio is None:
+        if mask_ratio is None and self.decoder.cross:
             hidden = min(hidden, round(patches.shape[1] * self.predict_ratio))
         visible, masked = order[:, :keep], order[:, keep : keep + hidden]
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from curation.errors import UsageError
+from curation.inspect import inspect
 from curation.report.page import write_report
 from curation.report.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, thumbnail
 from manifests.store import Store
@@ -178,6 +179,13 @@ def test_the_page_stays_small_whatever_the_number_of_rows(tmp_path: Path) -> Non
     rejected = [row(str(source), pwatermark=0.9, verdict="rejected", reasons=list(rules)) for _ in range(60)]
     out = write_run(tmp_path / "out", kept + rejected, recipe=recipe)
     assert write_report(out).stat().st_size < 6_000_000
+
+
+def test_thresholds_are_not_shown_beside_the_verdicts_of_others(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "out", [row(str(tmp_path / "a.jpg"), recipe_hash="0123456789abcdef")])
+    for show in (write_report, lambda folder: inspect(folder, "a.jpg")):
+        with pytest.raises(UsageError, match=r"decided by another recipe than run\.json's; run `sapiens-curate decide"):
+            show(out)
 
 
 def test_thumbnails_are_small(made_run: Path) -> None:
