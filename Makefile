@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed
-	$(INSTALL) --editable '.[demo,full,export,test]'
+	$(INSTALL) --editable '.[bench,demo,full,export,test]'
 	touch $@
 
 demo: $(VENV)/installed

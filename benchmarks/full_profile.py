@@ -48,7 +48,7 @@ def main() -> None:
         os.environ["SAPIENS_CACHE"] = f"{folder}/cache"
         weights = make_weights(Path(folder))
         if args.cost:
-            print(json.dumps(core_seconds(weights, files[:24], args.plain), indent=2))
+            print(json.dumps(core_seconds(weights, spread(files, min(24, len(files))), args.plain), indent=2))
             return
         place = Workplace(args.workers)
         few = linked(files, min(len(files), 48), Path(folder) / "few")
@@ -58,7 +58,7 @@ def main() -> None:
         say("cores", cores())
         say("load average before", load)
         say("JPEGs/s, decoding alone on all cores", rate_of_decoding(files))
-        plain = rate_of_plain_script(weights, list(islice(cycle(files), args.plain)))
+        plain = rate_of_plain_script(weights, spread(files, args.plain))
         say("images/s, plain script", plain)
         first = run_of_pipeline(few, f"{folder}/first", weights, place)
         say("s to the first unit's scores, empty caches", first.first)
@@ -72,6 +72,11 @@ def main() -> None:
         say("images/s, bare engines", bare)
         say("sapiens-curate / bare engines", run.rate / bare)
         say("sapiens-curate after start-up / bare engines", run.rate_later / bare)
+
+
+def spread(files: list[Path], count: int) -> list[Path]:
+    """`count` files, evenly over all: sizes differ."""
+    return [files[i * len(files) // count] for i in range(count)]
 
 
 def say(name: str, value: float) -> None:
@@ -160,7 +165,7 @@ def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:
     processes = torch.cuda.device_count() if CUDA else cores()
     with get_context("spawn").Manager() as manager, get_context("spawn").Pool(processes) as pool:
         barrier = manager.Barrier(processes)
-        some = files[:: max(1, len(files) // (PORTION * processes))][: PORTION * processes]
+        some = spread(files, min(len(files), PORTION * processes))
         return sum(
             pool.starmap(engines_loop, [(weights, some[number::processes], barrier) for number in range(processes)])
         )
@@ -237,7 +242,7 @@ def core_seconds(weights: dict[str, str], files: list[Path], plain: int) -> dict
         "bare engines": _cost(lambda: [runner(pictures) for runner, pictures in loads], len(files)),
     }
     torch.set_num_threads(cores())
-    costs["plain script"] = _cost(lambda: [ask(file) for file in files[:plain]], plain)
+    costs["plain script"] = _cost(lambda: [ask(file) for file in spread(files, plain)], plain)
     ratios = {
         f"{name} / sapiens-curate": costs[name] / costs["sapiens-curate"] for name in ("plain script", "bare engines")
     }

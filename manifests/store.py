@@ -169,6 +169,13 @@ class Store:
             self.fs.rm(self.full(folder), recursive=True)
 
 
+def as_umask_says(path: Path) -> None:
+    """Give a file the mode of any new one: safetensors makes its files readable to their owner alone."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def fsync(path: Path) -> None:
     """Flush a file's or a folder's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# What is compared is text: typer and rich colour it where these ask for it, and typer reads them when it is imported.
+for _name in ("FORCE_COLOR", "PY_COLORS"):
+    os.environ.pop(_name, None)
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+
 REPO = Path(__file__).resolve().parents[1]
 
 

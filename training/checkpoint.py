@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from manifests.store import fsync
+from manifests.store import as_umask_says, fsync
 from training.config import UsageError
 from training.distributed import Ranks
 
@@ -197,6 +197,7 @@ def _write_own(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> dic
             pieces[key] = {"file": name, "start": own.start, "rows": count}
     try:
         save_file(rows, folder / name)
+        as_umask_says(folder / name)
         fsync(folder / name)
         with open(folder / name, "rb") as file:
             digest = file_digest(file, "sha256").hexdigest()

@@ -21,5 +21,7 @@ def covered(quads: list[np.ndarray], height: int, width: int) -> np.ndarray:
     """bool (h, w) mask of the union of polygons (n, 2) given in pixels of that grid."""
     mask = np.zeros((height, width), np.uint8)
     for quad in quads:
-        cv2.fillConvexPoly(mask, np.round(quad).astype(np.int32), 1)
+        corners = np.round(quad)
+        corners -= corners > corners.mean(axis=0)  # OpenCV fills the far border too: x0 to x1 are x1 - x0 cells
+        cv2.fillConvexPoly(mask, corners.astype(np.int32), 1)
     return mask.view(bool)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 GRID = 512
 """Longer side, in cells, of the grid on which areas are counted, so that overlaps count once."""
+AREAS = "areas@2"  # of how areas are counted
 PERSON_SCORE = 0.5
 """Writing inside a person box of at least this score is clothing or a jersey number, not a caption."""
 
@@ -25,7 +26,7 @@ class BuiltinText:
 
     def __init__(self, networks: Networks, people_identity: str) -> None:
         self.networks = networks
-        self.identity = f"{networks.builtin.identities['text']}+{people_identity}"
+        self.identity = f"{networks.builtin.identities['text']}+{AREAS}+{people_identity}"
 
     def score(self, batch: Batch) -> dict[str, list[Any]]:
         return text_columns(batch, self.networks.builtin.text(self.networks.features(batch)))
@@ -39,7 +40,7 @@ class FullText:
 
     def __init__(self, detector: "TextDetector", people_identity: str) -> None:
         self.detector = detector
-        self.identity = f"{detector.identity}+{people_identity}"
+        self.identity = f"{detector.identity}+{AREAS}+{people_identity}"
 
     def score(self, batch: Batch) -> dict[str, list[Any]]:
         return text_columns(batch, self.detector.text([picture.rgb for picture in batch.pictures]))

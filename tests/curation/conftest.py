@@ -1,5 +1,6 @@
 """A recipe without networks, so that tests of the pipeline take seconds, and a curated folder to look at."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ from curation.demo import make_photos
 from curation.recipe import Recipe, from_dict, load_recipe
 from curation.run import Workplace, curate
 from tests.curation.made_run import sample_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Networks as this code converts them, not what another version left in ~/.cache; workers inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAPIENS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

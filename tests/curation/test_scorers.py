@@ -77,6 +77,16 @@ def test_text_area_counts_overlaps_once_and_leaves_out_text_on_people() -> None:
     assert text_columns(batch, [np.empty((0, 9), np.float32)])["text_area"] == [0.0]
 
 
+@pytest.mark.parametrize("size", [(1024, 768), (640, 480), (100, 300)])
+def test_areas_of_thin_lines_are_not_counted_too_large(size: tuple[int, int]) -> None:
+    """A line of text is a dozen cells thick: a cell too many would be a tenth."""
+    width, height = size
+    line = max(size) * 10 / 512  # ten cells
+    quads = [quad(0.1 * width, line * (1 + 2 * n), 0.9 * width, line * (2 + 2 * n)) for n in range(4)]
+    columns = text_columns(batch_of(Image.new("RGB", size)), [np.array(quads, np.float32)])
+    assert columns["text_area"][0] == pytest.approx(4 * line * 0.8 * width / (width * height), rel=0.02)
+
+
 def test_text_is_measured_where_nobody_looks_for_people(tmp_path: Path) -> None:
     photos = write(tmp_path / "photos", {"a.jpg": jpeg(1)})
     without = [f"rules.{name}=off" for name in ("watermark", "art", "unnatural", "person")]

@@ -222,6 +222,16 @@ def test_a_written_mae_knows_what_its_pixels_mean(tmp_path, config, norm_pix):
     assert load_mae(tmp_path / "mae.safetensors").norm_pix is norm_pix
 
 
+def test_others_may_read_what_the_umask_lets_them(tmp_path, config):
+    pretrain(config(images=8, size=""))
+    write_weights(read_weights(tmp_path / "run"), tmp_path / "encoder.safetensors", "encoder")
+    (tmp_path / "plain").touch()
+    mode = (tmp_path / "plain").stat().st_mode
+    files = [tmp_path / "encoder.safetensors", *(tmp_path / "run/ckpt").glob("*/*")]
+    assert len(files) == 3
+    assert {file.stat().st_mode for file in files} == {mode}
+
+
 def test_a_damaged_checkpoint_folder_is_refused(tmp_path, config):
     pretrain(config(images=8))
     found = checkpoint.newest(tmp_path / "run/ckpt")

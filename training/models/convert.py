@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from manifests.store import as_umask_says
 from training import checkpoint
 from training.config import UsageError
 from training.models.mae import MAE
@@ -173,6 +174,7 @@ def write_weights(weights: Weights, path: str | Path, layout: str) -> None:
         facts["norm_pix"] = str(weights.facts.get("norm_pix", True))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=facts)
+    as_umask_says(Path(path))
 
 
 def released_padding(head: Mapping[str, Tensor]) -> int:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from manifests.store import as_umask_says
 from training.config import UsageError
 from training.labels.sets import ClassList, KeypointSet
 from training.models.convert import Weights, load_encoder, official_name, read_weights
@@ -157,6 +158,7 @@ def write_task(loaded: LoadedTask, path: str | Path, official: bool = False) -> 
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=facts)
+    as_umask_says(Path(path))
 
 
 def _task_of(weights: Weights) -> str:

@@ -58,8 +58,10 @@ class Reader:
                 else "cannot be opened as a video: damaged, cut off or of an unknown kind"
             )
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.rate = WEBCAM_RATE if self.live else rate if 1 <= rate <= 1000 else FALLBACK_RATE
-        self.expected = 0 if self.live else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        # 1000 is the clock of a file that states no rate, as browsers record, and its count is of milliseconds
+        self.rate = WEBCAM_RATE if self.live else rate if 1 <= rate < 1000 else FALLBACK_RATE
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) * (self.rate / rate if rate >= 1000 else 1)
+        self.expected = 0 if self.live else max(0, int(count))
         self._seconds = -1 / self.rate  # of the last frame
 
     def __iter__(self) -> Iterator[Frame]:

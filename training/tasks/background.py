@@ -24,7 +24,8 @@ class Backgrounds:
     @classmethod
     def from_folder(cls, folder: Path) -> "Backgrounds":
         """Every picture below a folder. Raises UsageError where there is none."""
-        paths = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = tuple(sorted(p for p in found if not p.name.startswith(".")))  # as macOS leaves them beside each
         if not paths:
             raise UsageError(f"{folder} holds no background pictures; give a folder of {', '.join(SUFFIXES)} files")
         return cls(paths)

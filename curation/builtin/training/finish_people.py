@@ -20,6 +20,7 @@ from curation.builtin import Builtin
 from curation.builtin.boxes import keep_best
 from curation.builtin.heads import Head
 from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP
+from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.calibrate import fit_line
 from curation.builtin.training.collection import Picture, read_collection
 from curation.builtin.training.fit_head import fit, save
@@ -67,7 +68,7 @@ def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDA
             changed = recolour_gently(np.ascontiguousarray(image[:, ::-1]), rng)
             features += [_features(builtin, image), _features(builtin, changed)]
             truths += [_anybody(picture)] * 2
-        np.savez(path, features=np.stack(features).astype(np.float16), truths=np.array(truths, np.int8))
+        write_arrays(path, features=np.stack(features).astype(np.float16), truths=np.array(truths, np.int8))
     with np.load(path) as saved:
         return saved["features"].astype(np.float32), saved["truths"][:, None]
 

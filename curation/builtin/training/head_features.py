@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.builtin import Builtin
+from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.variants import Variant, Variants
 
@@ -36,9 +36,7 @@ def variant_features(
         if not path.exists():
             made: list[Variant] = [variants[i] for i in range(first, first + CHUNK)]
             values = features_of(builtin, (v.image for v in made))
-            with path.with_suffix(".part").open("wb") as handle:
-                np.savez(handle, features=values, truth=np.array([v.truth for v in made], np.int8))
-            os.replace(path.with_suffix(".part"), path)
+            write_arrays(path, features=values, truth=np.array([v.truth for v in made], np.int8))
             print(f"features of {first + CHUNK} variants", flush=True)
         with np.load(path) as saved:
             chunks.append((saved["features"], saved["truth"]))
@@ -50,6 +48,6 @@ def held_out_features(data: Path, path: Path, builtin: Builtin) -> tuple[NDArray
     if not path.exists():
         rows = held_out_pictures(data)
         values = features_of(builtin, (image for _, image, _ in rows))
-        np.savez(path, features=values, truth=np.array([truth for _, _, truth in rows], np.int8))
+        write_arrays(path, features=values, truth=np.array([truth for _, _, truth in rows], np.int8))
     with np.load(path) as saved:
         return saved["features"], saved["truth"]

@@ -50,12 +50,15 @@ def main() -> None:
     average = PeopleDetector().to(device)
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))
     step = start(args.work / "checkpoint.pt", net, average, optimizer)
+    if step > args.steps:
+        raise SystemExit(f"{args.work}/checkpoint.pt is at step {step} already: give --steps {step} or more")
     teacher = load_teacher(args.data / "weights" / "coco-detector-yolov5n.pt").to(device)
     scenes = Scenes(read_collection(args.data, "train"), WINDOW, SEED, step * BATCH, (args.steps - step) * BATCH)
     loader = DataLoader(
         scenes,
         BATCH,
         num_workers=args.workers,
+        multiprocessing_context="fork" if args.workers else None,
         collate_fn=together,
         prefetch_factor=4 if args.workers else None,
         pin_memory=device.type == "cuda",

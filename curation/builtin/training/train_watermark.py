@@ -8,7 +8,6 @@ else is learnt there.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from curation.builtin import Builtin
 from curation.builtin.boxes import letterbox
 from curation.builtin.networks import TEXT_SIZE, inside
+from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.calibrate import platt
 from curation.builtin.training.collection import read_collection
 from curation.builtin.training.held_out import held_out_pictures
@@ -110,9 +110,7 @@ def _chunk(variants: Variants, first: int, folder: Path, builtin: Builtin) -> Pa
         truths.append(variant.truth[0])
     mean, scale = _statistics(cells, folder / "statistics.npz")
     small = np.stack([_to_int8(c, mean, scale) for c in cells])
-    with path.with_suffix(".part").open("wb") as handle:
-        np.savez(handle, cells=small, grids=np.stack(grids), truths=np.array(truths, np.int8))
-    os.replace(path.with_suffix(".part"), path)
+    write_arrays(path, cells=small, grids=np.stack(grids), truths=np.array(truths, np.int8))
     print(f"cells of {first + CHUNK} variants", flush=True)
     return path
 
@@ -121,7 +119,7 @@ def _statistics(cells: list[NDArray[np.float32]], path: Path) -> tuple[NDArray[n
     """Mean and inverse deviation per feature [770] of the first chunk, kept for the later ones."""
     if not path.exists():
         rows = np.concatenate([c.reshape(CHANNELS, -1) for c in cells], 1)
-        np.savez(path, mean=rows.mean(1), scale=1 / (rows.std(1) + 1e-3))
+        write_arrays(path, mean=rows.mean(1), scale=1 / (rows.std(1) + 1e-3))
     with np.load(path) as saved:
         return saved["mean"].astype(np.float32), saved["scale"].astype(np.float32)
 
@@ -181,7 +179,7 @@ def fit(files: list[Path], rounds: int) -> MarkHead:
                 x, grid = torch.from_numpy(cells[rows]), torch.from_numpy(grids[rows])
                 flip = rng.random() < 0.5
                 x, grid = (x.flip(-1), grid.flip(-1)) if flip else (x, grid)
-                loss = _loss(net, x.bfloat16() / 16, grid, torch.from_numpy(truths[rows]))
+                loss = _loss(net, x.float() / 16, grid, torch.from_numpy(truths[rows]))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

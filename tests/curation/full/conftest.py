@@ -5,7 +5,6 @@ enough to compare two ways of running the same network.
 """
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,13 +17,6 @@ from PIL import Image
 # Without the extra `full` there is nothing here to test.
 MISSING = [package for package in ("ultralytics", "easyocr", "open_clip") if find_spec(package) is None]
 collect_ignore_glob = ["test_*"] if MISSING else []
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["SAPIENS_CACHE"] = str(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

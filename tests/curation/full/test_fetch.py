@@ -12,7 +12,7 @@ import pytest
 
 from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, Weights
-from curation.full.fetch import fetch, find_weights, verify, weights_folder
+from curation.full.fetch import _recorded, fetch, find_weights, verify, weights_folder
 
 BYTES = b"weights" * 1000
 
@@ -92,6 +92,19 @@ def test_no_network_is_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(UsageError, match=r"no file 'yolo99.pt' and no weights of that name; there are yolo11n.pt"):
         find_weights("yolo99.pt", "people")
+
+
+def test_weights_without_a_pin_work_from_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an administrator copies them for all."""
+    (tmp_path / "net.pt").write_bytes(BYTES)
+
+    def refuse(self: Path, *_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert _recorded(tmp_path / "net.pt") == sha256(BYTES).hexdigest()
 
 
 def test_every_pin_is_a_sha256() -> None:

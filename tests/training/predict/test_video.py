@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from tests.training.predict.conftest import files_of_at_most, write_video
 from training.predict.compose import Prediction
 from training.predict.draw import Style
+from training.predict.inputs import Clip
 from training.predict.run import Options, predict
-from training.predict.video import Frame, Writer
+from training.predict.video import Frame, Reader, Writer
 
 WHOLE = Options(boxes="whole", device="cpu")
 
@@ -114,3 +116,13 @@ def test_a_video_for_which_there_is_no_room_is_told_and_leaves_the_earlier_one(t
         with pytest.raises(OSError, match=r"v\.panel\.mp4 could not be written whole; is the disk full"):
             writer.close()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("v.panel.mp4", b"earlier")]
+
+
+@pytest.mark.parametrize(("stated", "count", "rate", "expected"), [(25.0, 50, 25.0, 50), (1000.0, 2000, 25.0, 50)])
+def test_a_clock_of_milliseconds_is_no_frame_rate(tmp_path, monkeypatch, stated, count, rate, expected):
+    """Browsers record files that state none; OpenCV then gives their clock."""
+    said = {cv2.CAP_PROP_FPS: stated, cv2.CAP_PROP_FRAME_COUNT: count}
+    capture = SimpleNamespace(isOpened=lambda: True, get=lambda name: said.get(name, 0.0), release=lambda: None)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: capture)
+    reader = Reader(Clip("clip", str(tmp_path / "clip.webm")))
+    assert (reader.rate, reader.expected) == (rate, expected)

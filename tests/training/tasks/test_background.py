@@ -22,6 +22,7 @@ def backgrounds(tmp_path: Path) -> Backgrounds:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "sky.JPG").write_bytes(jpeg(np.full((90, 120, 3), BLUE, np.uint8)))
     (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "deeper" / "._sky.JPG").write_bytes(b"\0\5\x16\7")  # as macOS leaves it
     return Backgrounds.from_folder(tmp_path)
 
 
