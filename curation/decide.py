@@ -56,6 +56,11 @@ def not_asked(column: pa.ChunkedArray | pa.Array, scorers: tuple[str, ...]) -> d
     return found
 
 
+def partly_asked(column: pa.ChunkedArray | pa.Array, scorers: tuple[str, ...]) -> np.ndarray:
+    """bool (rows,): images that one of these scorers at least was not asked about."""
+    return _any(list(not_asked(column, scorers).values()), np.zeros(len(column), bool))
+
+
 def _any(masks: list[np.ndarray], like: np.ndarray) -> np.ndarray:
     return np.logical_or.reduce(masks) if masks else np.zeros_like(like)
 

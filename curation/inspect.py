@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from curation.decide import DUPLICATE
+from curation.deciding import ORIGINAL
 from curation.errors import UsageError
 from curation.recipe import Recipe
 from curation.record import load_record, other_recipe
@@ -125,6 +126,7 @@ def inspect(out: str | PathLike[str], key: str) -> Inspection:
     number, copies = _find(store, key)
     located = locate(store, [number])[number]
     row = located.row
+    row["not_asked"] = [name for name in row["not_asked"] if name in recipe.scorers]
     if row["recipe_hash"] != recipe.hash:
         raise other_recipe(store)
     numbers = numbers_of(row, lines(recipe))
@@ -154,7 +156,7 @@ def _rulings(row: Row, recipe: Recipe, numbers: dict[str, float]) -> Iterator[Ru
 def _value(row: Row, numbers: dict[str, float], column: str) -> str:
     if column in numbers:
         return number_text(numbers[column])
-    value = row.get(column)
+    value = row.get(ORIGINAL.get(column, column))  # of the source, as rules see it
     return "none" if value is None else str(value)
 
 
@@ -194,7 +196,7 @@ def _first(numbers: Iterator[int]) -> list[int]:
 
 
 def _ambiguous(key: str, rows: list[Row], count: int) -> str:
-    some = ", ".join(f"{place_of(row)} (uid {row['uid'][:12]})" for row in rows[:LISTED])
+    some = ", ".join(place_of(row) + (f" (uid {row['uid'][:12]})" if row["uid"] else "") for row in rows[:LISTED])
     number = f"{MANY} or more" if count == MANY else str(count)
     more = ", …" if count > LISTED else ""
     return f"{key!r} fits {number} images: {some}{more}; give more of the path, or the uid"

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.decide import partly_asked
+from curation.deciding import ORIGINAL, as_scored
 from curation.recipe import Recipe
 from curation.record import load_record
 from curation.rules import Rule
@@ -41,11 +43,13 @@ def leeway(store: Store, recipe: Recipe) -> Leeway | None:
     sides = (people.min_short_side, *(side for side in LOWER_SIDES if side < people.min_short_side))
     kept, alone = np.zeros((len(scores), len(sides)), np.int64), 0
     columns = list(dict.fromkeys(column for rule in rules for column in rule.columns))
+    columns = list(dict.fromkeys([*columns, *ORIGINAL.values()]))
     for batch in batches(store, ["verdict", "reasons", "not_asked", *columns]):
-        rejected = _by_people_alone(batch, {rule.name for rule in rules})
+        asked = ~partly_asked(batch["not_asked"], recipe.scorers)
+        rejected = asked & _by_people_alone(batch, {rule.name for rule in rules})
         alone += int(rejected.sum())
         here = rejected | pc.equal(batch["verdict"], "kept").to_numpy(zero_copy_only=False)
-        table = pa.table(batch.select(columns).filter(pa.array(here)))
+        table = as_scored(pa.table(batch.select(columns).filter(pa.array(here))))
         for i, score in enumerate(scores):
             for j, side in enumerate(sides):
                 kept[i, j] += _passing(table, rules, score, side)
@@ -53,14 +57,13 @@ def leeway(store: Store, recipe: Recipe) -> Leeway | None:
 
 
 def _by_people_alone(batch: pa.RecordBatch, names: set[str]) -> np.ndarray:
-    """bool (rows,): rejected by these rules and no other, after everything was asked."""
+    """bool (rows,): rejected by these rules and no other."""
     reasons = batch["reasons"]
     others = ~np.isin(pc.list_flatten(reasons).to_numpy(zero_copy_only=False), list(names))
     by_others = np.zeros(len(batch), bool)
     by_others[pc.list_parent_indices(reasons).to_numpy()[others]] = True
-    asked = pc.equal(pc.list_value_length(batch["not_asked"]), 0).to_numpy(zero_copy_only=False)
     rejected = pc.equal(batch["verdict"], "rejected").to_numpy(zero_copy_only=False)
-    return np.asarray(rejected & asked & ~by_others)
+    return np.asarray(rejected & ~by_others)
 
 
 def _passing(table: pa.Table, rules: list[Rule], score: float, side: float) -> int:

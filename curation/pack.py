@@ -67,7 +67,8 @@ def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> 
     need_source(job.source)
     store = Store(job.out)
     table, offsets = _members(store, job)
-    rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist()])
+    models = table["models"][0].as_py()  # whose answers stand in the samples too
+    rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist(), models])
     stats = shard_stats(store, job.shard)
     if stats and _is_done(store, job, stats, rows_hash):
         return Packed(job.shard, stats["successes"], 0)

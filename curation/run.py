@@ -31,6 +31,7 @@ from curation.record import RUN_FILE, Record, load_record
 from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, wids_index
 from curation.sources.absent import need_source
+from curation.sources.read import local_uri
 from manifests.account import Counts, numbered
 from manifests.store import Store, content_hash
 from shards.writer import SHARDS
@@ -379,4 +380,4 @@ def _inputs(job: UnitJob) -> int:
 
 
 def _absolute(source: str) -> str:
-    return source if "://" in source else os.path.abspath(source)
+    return source if "://" in source else local_uri(os.path.abspath(source))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.decide import DUPLICATE
+from curation.decide import DUPLICATE, partly_asked
 from curation.errors import UsageError
 from curation.recipe import Recipe
 from curation.record import other_recipe
@@ -100,6 +100,7 @@ class _Counting:
         if recipe.duplicates != "off":  # decided after the rules
             self.rules[DUPLICATE] = recipe.duplicates
         self.lines = lines(recipe)
+        self.scorers = recipe.scorers
         self.names = list(dict.fromkeys([*(known.name for known in KNOWN), *(line.column for line in self.lines)]))
         self.histograms = {name: HistogramFiller(column(name), _range(store, name), self.lines) for name in self.names}
         self.columns = ["verdict", "reasons", "not_asked", "status", "error_message", *stored(self.names)]
@@ -125,7 +126,7 @@ class _Counting:
         kept, rejected = verdict == "kept", verdict == "rejected"
         self.verdicts.update(kept=int(kept.sum()), rejected=int(rejected.sum()))
         failing = self._failing(batch["reasons"]) & rejected
-        partly = pc.greater(pc.list_value_length(batch["not_asked"]), 0).to_numpy(zero_copy_only=False)
+        partly = partly_asked(batch["not_asked"], self.scorers)
         self.unasked += int(partly.sum())
         self._add_rules(failing, ~partly)
         self._add_failures(batch, rows, ~kept & ~rejected)
@@ -153,7 +154,8 @@ class _Counting:
         failed_by = failing.sum(axis=0)
         self.fails += failing.sum(axis=1)
         self.alone += (failing & (failed_by == 1) & wholly_asked).sum(axis=1)
-        self.first += np.bincount(failing.argmax(axis=0)[failed_by > 0], minlength=len(self.rules))
+        if self.rules:
+            self.first += np.bincount(failing.argmax(axis=0)[failed_by > 0], minlength=len(self.rules))
 
     def _add_failures(self, batch: pa.RecordBatch, rows: np.ndarray, failed: np.ndarray) -> None:
         if not failed.any():

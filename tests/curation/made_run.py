@@ -119,7 +119,7 @@ def write_run(out: Path, rows: list[dict[str, Any]], files: int = 2, **run: Any)
     """Write run.json, plan.parquet and the manifest in `files` files."""
     for number, one in enumerate(rows):
         one.setdefault("uid", f"{number:032x}")
-        one.setdefault("sha256", one["uid"] * 2)
+        one.setdefault("sha256", (one["uid"] or "") * 2)
     for one in rows if "recipe" in run else ():
         one["recipe_hash"] = from_dict(run["recipe"], "made").hash
     (out / "manifest").mkdir(parents=True)

@@ -96,3 +96,10 @@ def test_a_failed_row_without_a_size_has_no_picture(tmp_path: Path) -> None:
     write_run(tmp_path / "out", [failed_row(str(broken), "failed_to_decode", "EmptyFile: 0 bytes")], files=1)
     with pytest.raises(UsageError, match="EmptyFile"):
         inspect(tmp_path / "out", "broken.jpg").save_picture(tmp_path / "a.png")
+
+
+def test_unreadable_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    rows = [failed_row(f"/p/{folder}/x.jpg", "failed_to_read", "gone") | {"uid": None} for folder in "ab"]
+    out = write_run(tmp_path / "out", [one | {"sha256": None} for one in rows])
+    with pytest.raises(UsageError, match=r"'x\.jpg' fits 2 images: /p/a/x\.jpg, /p/b/x\.jpg; give more of the path"):
+        inspect(out, "x.jpg")

@@ -21,13 +21,14 @@ from curation.careful import score_carefully
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.funnel import funnel_text
+from curation.inspect import inspect
 from curation.plan import Plan, make_plan, read_plan, unit_size
 from curation.pool import InlinePool, Job, Outcome, Result
-from curation.recipe import Recipe, change, to_yaml
+from curation.recipe import Recipe, change, from_dict, to_yaml
 from curation.record import load_record
 from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
-from curation.score import UnitJob, load_scorers, score_unit
+from curation.score import UnitJob, _scorers, load_scorers, score_unit
 from curation.scorers.quality import Quality
 from curation.verify import verify
 from manifests.account import Counts
@@ -307,6 +308,45 @@ def test_what_fails_around_the_networks_is_no_fault_of_the_images(
         with pytest.raises(PermissionError):
             curate(str(source), str(out), plain_recipe, place=HERE)
     assert curate(str(source), str(out), plain_recipe, place=HERE).failed == 0
+
+
+def test_shards_are_packed_anew_where_other_networks_gave_their_answers(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images are kept, but what their samples tell of them has changed."""
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    score = Quality.score
+    monkeypatch.setattr(Quality, "identity", "another@1")
+    monkeypatch.setattr(Quality, "score", lambda self, batch: score(self, batch) | {"blur": [7.0] * len(batch)})
+    _scorers.cache_clear()
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    _scorers.cache_clear()
+    assert set(pd.read_parquet(out / "shards/00000.parquet").blur) == {7.0}
+    assert verify(str(out))[1] == []
+
+
+def test_everything_may_be_kept(tmp_path: Path) -> None:
+    recipe = from_dict({"name": "all", "scorers": ["quality"], "rules": {}, "duplicates": "off"}, "all")
+    counts = curate(str(good_photos(tmp_path / "photos", 3)), str(tmp_path / "out"), recipe, place=HERE)
+    assert (counts.kept, counts.inputs) == (3, 3)
+    assert write_report(tmp_path / "out").exists()
+
+
+def test_a_source_whose_own_name_is_not_utf8(tmp_path: Path, plain_recipe: Recipe) -> None:
+    source, out = good_photos(tmp_path / os.fsdecode(b"f\xfcr"), 3), tmp_path / "out"
+    first = curate(str(source), str(out), plain_recipe, place=HERE)
+    assert (first.inputs, first.failed) == (3, 0)
+    assert curate(str(source), str(out), plain_recipe, place=HERE) == first
+
+
+def test_inspect_shows_the_sizes_that_rules_saw(tmp_path: Path, plain_recipe: Recipe) -> None:
+    recipe = change(
+        plain_recipe, ["packing.max_short_side=64", "rules.exposure=off", "rules.size=width * height >= 100"]
+    )
+    curate(str(good_photos(tmp_path / "photos", 2)), str(tmp_path / "out"), recipe, place=HERE)
+    (ruling,) = (one for one in inspect(tmp_path / "out", "000.jpg").rulings if one.name == "size")
+    assert ruling.saw == "width 160, height 120"
 
 
 def test_a_rule_about_a_column_that_is_not_there_is_refused_by_every_stage(

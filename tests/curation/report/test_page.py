@@ -188,6 +188,13 @@ def test_thresholds_are_not_shown_beside_the_verdicts_of_others(tmp_path: Path) 
             show(out)
 
 
+def test_questions_that_the_recipe_does_not_ask_are_not_missed(tmp_path: Path) -> None:
+    """An earlier recipe asked more, and of an image that it could not read nothing is known of that."""
+    out = write_run(tmp_path / "out", [row(str(tmp_path / "a.jpg"), not_asked=["safety"])])
+    assert "This run was lazy" not in write_report(out).read_text()
+    assert all(ruling.passes is not None for ruling in inspect(out, "a.jpg").rulings)
+
+
 def test_thumbnails_are_small(made_run: Path) -> None:
     from curation.report.pictures import locate, read_picture
 
