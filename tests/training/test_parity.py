@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.pretrain import build_theirs, copy_weights
+from curation.full.torchvision_ops import make_importable
 from training.models.mae import mask_order
 from training.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from training.models.zoo import Architecture, build_mae
@@ -12,12 +13,10 @@ from training.optim import clip_gradients
 
 def test_transformers_computes_the_same_loss_and_gradient():
     arch = Architecture("small", 64, 2, 4, image=64, decoder_width=32, decoder_depth=2, decoder_heads=4)
+    make_importable()  # transformers imports torchvision, which does not load beside a CPU-only torch
+    pytest.importorskip("transformers", reason="the extra `bench` is not installed")
     torch.manual_seed(0)
-    ours = build_mae(arch)
-    try:
-        theirs = build_theirs(arch)
-    except ImportError as error:  # absent, or beside a torchvision that does not load
-        pytest.skip(f"transformers cannot be used here: {error}")
+    ours, theirs = build_mae(arch), build_theirs(arch)
     copy_weights(ours, theirs)
     images, keys = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8), torch.arange(3)
     pixels = ((images.float() - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(0, 3, 1, 2)
