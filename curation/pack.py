@@ -50,6 +50,7 @@ class Packed:
     shard: int
     packed: int
     failed: int
+    fresh: bool = True  # written now, not found committed
 
 
 class WorkerDied(RuntimeError):
@@ -71,7 +72,7 @@ def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> 
     rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist(), models])
     stats = shard_stats(store, job.shard)
     if stats and _is_done(store, job, stats, rows_hash):
-        return Packed(job.shard, stats["successes"], 0)
+        return Packed(job.shard, stats["successes"], 0, fresh=False)
     return _write(store, job, table, offsets, rows_hash, announce or (lambda number: None))
 
 

@@ -18,13 +18,14 @@ class Meter:
     def __init__(self, stage: str, total: int, console: Console, bar: Progress | None) -> None:
         self.stage, self.total, self.console, self.bar = stage, total, console, bar
         self.counts = Counts()
-        self.done = 0
+        self.done = self.found = 0  # found: done by an earlier run, so no measure of this one's speed
         self.start = self.said = time.monotonic()
         self.task = bar.add_task(stage, total=total, rate="", counts="") if bar else None
 
-    def add(self, images: int, counts: Counts | None = None) -> None:
-        """`images` more are done; `counts` their verdicts where they are known."""
+    def add(self, images: int, counts: Counts | None = None, fresh: bool = True) -> None:
+        """`images` more are done, now or (not fresh) by an earlier run; `counts`: their verdicts where known."""
         self.done += images
+        self.found += 0 if fresh else images
         if counts:
             self.counts += counts
         if self.bar and self.task is not None:
@@ -40,7 +41,7 @@ class Meter:
     @property
     def rate(self) -> float:
         """Images per second so far."""
-        return self.done / max(1e-9, time.monotonic() - self.start)
+        return (self.done - self.found) / max(1e-9, time.monotonic() - self.start)
 
     @property
     def seconds(self) -> float:

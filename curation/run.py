@@ -246,7 +246,7 @@ class Stages:
         assert all(stats), f"shards {[n for n, one in enumerate(stats) if not one]} are not committed"
         self.store.write_json(WIDS_FILE, wids_index([one for one in stats if one]))
         record.packed, record.manifest = record.decided, manifest_hash(self.store)
-        record.time("pack", shown.seconds, record.counts.kept)
+        record.time("pack", shown.seconds, shown.done - shown.found)
         record.save(self.store)
 
     def _refuse_foreign_files(self) -> None:
@@ -277,7 +277,7 @@ class Stages:
         lost = 0
         for outcome in survived(pool, pack_shard, pack_carefully, jobs, self.console):
             packed = outcome.result()
-            shown.add(packed.packed + packed.failed)
+            shown.add(packed.packed + packed.failed, fresh=packed.fresh)
             lost += packed.failed
         return lost
 

@@ -82,8 +82,12 @@ def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> C
     plan = read_unit(store, job.unit).to_pylist()
     rows = _start(plan, old, job, stale)
     _take_over_embeddings(store, job, rows, stats)
-    todo = _todo(plan, rows, job, {*identities, *job.recipe.scorers}, bool(stale), schema)
-    loads = _batches(plan, todo, rows, job.threads) if announce is None else _one_by_one(plan, todo, rows, announce)
+    questions = {*identities, *job.recipe.scorers}
+    todo = _todo(plan, rows, job, questions, bool(stale), schema)
+    if announce is None:
+        loads = _batches(plan, todo, rows, job.threads, questions)
+    else:
+        loads = _one_by_one(plan, todo, rows, announce, questions)
     for loaded in loads:
         _score(loaded, rows, scorers, job.recipe, schema)
     columns = {scorer.name: scorer.columns for scorer in scorers}
@@ -216,7 +220,16 @@ def _failure(stage: str, message: str) -> Row:
     return {"status": f"failed_to_{stage}", "error_message": message, **scores, "not_asked": []}
 
 
-def _batches(plan: list[Row], todo: list[int], rows: list[Row], threads: int) -> Iterator[list[Loaded]]:
+def _forget_another_picture(row: Row, loaded: Loaded, questions: set[str]) -> None:
+    """Other bytes lie under the name now: what was answered about the earlier ones is not about them."""
+    if row["status"] == "success" and loaded.picture is not None and row["sha256"] != loaded.row["sha256"]:
+        row.update({field.name: None for field in SCORES} | {"embedding": None})
+        row["not_asked"] = [name for name in SCORERS if name in questions]
+
+
+def _batches(
+    plan: list[Row], todo: list[int], rows: list[Row], threads: int, questions: set[str]
+) -> Iterator[list[Loaded]]:
     """Decoded images in order, `BATCH` at a time with the same questions, read ahead by threads; failed ones are
     written into `rows`."""
     remote = any("://" in plan[index]["uri"] for index in todo)
@@ -232,6 +245,7 @@ def _batches(plan: list[Row], todo: list[int], rows: list[Row], threads: int) ->
             loaded = waiting.popleft().result()
             if (upcoming := next(queue, None)) is not None:
                 waiting.append(pool.submit(_load, upcoming, plan[upcoming]))
+            _forget_another_picture(rows[loaded.index], loaded, questions)
             ask = rows[loaded.index]["not_asked"]
             rows[loaded.index].update(loaded.row)
             if loaded.picture is None:
@@ -245,11 +259,12 @@ def _batches(plan: list[Row], todo: list[int], rows: list[Row], threads: int) ->
 
 
 def _one_by_one(
-    plan: list[Row], todo: list[int], rows: list[Row], announce: Callable[[int], None]
+    plan: list[Row], todo: list[int], rows: list[Row], announce: Callable[[int], None], questions: set[str]
 ) -> Iterator[list[Loaded]]:
     for index in todo:
         announce(index)
         loaded = _load(index, plan[index])
+        _forget_another_picture(rows[index], loaded, questions)
         rows[index].update(loaded.row)
         if loaded.picture is not None:
             yield [loaded]

@@ -85,7 +85,7 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, record: Record) -> t
         return counts, faults
     if store.sha256(scores_file(unit)) != stats["sha256"]:
         faults.append(f"{scores_file(unit)} {_ALTERED}")
-    if embedded:
+    if "embedding" in stats["identities"]:  # and not only in those of an earlier recipe
         faults += _check_embeddings(store, unit, plan_of_run, table, stats)
     return counts, faults
 

@@ -24,6 +24,7 @@ from training.models.zoo import PATCH, Architecture
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
+    "H200 NVL": 835.0,
     "H200": 989.4,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,

@@ -66,4 +66,13 @@ def _build(classifier: Classifier) -> Built:
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"classifiers: {file} does not fit timm's {classifier.model}: {reason}") from None
+    net.eval()
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, 3, classifier.size, classifier.size))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"classifiers: {classifier.model} takes no pictures of {classifier.size} pixels ({reason}); set `size`"
+        ) from None
     return Built(_Softmax(net).eval(), (classifier.size, classifier.size), {})

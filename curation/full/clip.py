@@ -196,6 +196,18 @@ def _no_word_of_random_weights() -> Iterator[None]:
         root.removeFilter(is_another)
 
 
+class _Pooled(torch.nn.Module):
+    """An image tower's embedding alone; CoCa's gives its tokens too."""
+
+    def __init__(self, visual: torch.nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.visual(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
 def _build(weights: ClipWeights) -> Built:
     model = load_clip(weights)
     settings = model.visual.preprocess_cfg
@@ -205,7 +217,7 @@ def _build(weights: ClipWeights) -> Built:
             f"weights.clip: {weights.model} resizes by {facts['resize_mode']}, {facts['interpolation']}: not known"
         )
     size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
-    return Built(model.visual, (size, size), facts | {"size": size})
+    return Built(_Pooled(model.visual), (size, size), facts | {"size": size})
 
 
 def _pixels(facts: dict[str, Any]) -> Pixels:

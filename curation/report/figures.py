@@ -111,7 +111,9 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _mark(axes: Axes, value: float, text: str) -> None:
-    """A dashed line at `value` with its text beside it, on the side where there is room."""
+    """A dashed line at `value`, at the axis' end where it lies beyond, with its text where there is room."""
+    first, last = axes.get_xlim()
+    value = min(max(value, first), last)  # 0 is a thousand decades away on a log axis
     axes.axvline(value, ymax=0.97, color=INKS["mark"], linewidth=1.2, dashes=(3, 2))
     low, high = axes.transData.transform([(axes.get_xlim()[0], 0), (axes.get_xlim()[1], 0)])[:, 0]
     here = axes.transData.transform((value, 0))[0]

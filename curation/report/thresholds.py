@@ -43,12 +43,27 @@ def moved(rule: Rule, line: Line, value: float) -> str:
 def _lines(tree: ast.Expression, rule: Rule) -> Iterator[tuple[ast.Compare, Line]]:
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "persons")
     inside = {id(node) for call in calls for node in ast.walk(call)}
+    wanted = _where_more_people_pass(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARE:
+            if id(node) in inside and id(node) not in wanted:
+                continue
             column = _person_column(node.left) if id(node) in inside else _image_column(node.left)
             value = _number(node.comparators[0], rule)
             if column and value is not None:
                 yield node, Line(rule.name, column, COMPARE[type(node.ops[0])][0], value)
+
+
+def _where_more_people_pass(tree: ast.Expression) -> set[int]:
+    """What stands left of a > or >=: persons(…) >= 1 asks for such a person. In persons(…) == 0 or <= 1 nobody's score
+    draws a line between images.
+    """
+    return {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.Compare) and len(outer.ops) == 1 and isinstance(outer.ops[0], ast.Gt | ast.GtE)
+        for inner in ast.walk(outer.left)
+    }
 
 
 def _person_column(left: ast.expr) -> str | None:

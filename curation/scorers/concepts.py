@@ -16,7 +16,7 @@ class Concepts:
     def __init__(self, answerers: dict[str, "Answerer"]) -> None:
         self.answerers = answerers
         self.columns = tuple(f"p{name}" for name in answerers)
-        self.identity = "+".join(answerer.identity for answerer in answerers.values())
+        self.identity = "+".join(f"{name}={answerer.identity}" for name, answerer in answerers.items())
 
     def score(self, batch: Batch) -> dict[str, list[float]]:
         return {f"p{name}": answerer.answer(batch).tolist() for name, answerer in self.answerers.items()}

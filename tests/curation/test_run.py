@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from curation import run
@@ -324,6 +325,22 @@ def test_shards_are_packed_anew_where_other_networks_gave_their_answers(
     _scorers.cache_clear()
     assert set(pd.read_parquet(out / "shards/00000.parquet").blur) == {7.0}
     assert verify(str(out))[1] == []
+
+
+def test_a_picture_that_was_replaced_is_asked_everything_anew(tmp_path: Path) -> None:
+    """When another question is asked of it: the earlier answers are about bytes that are gone."""
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    values = {"name": "some", "scorers": ["quality"], "rules": {}, "duplicates": "off"}
+    curate(str(source), str(out), from_dict(values, "some"), place=HERE)
+    (source / "001.jpg").write_bytes(encode(Image.new("RGB", (320, 240), "grey")))
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        record.recipe = from_dict(values | {"scorers": ["quality", "fingerprint"]}, "some")
+        stage.score(record)
+        stage.decide(record)
+    table = pd.read_parquet(out / "manifest")
+    assert table.original_width.tolist() == [160, 320, 160]
+    assert table.blur[1] == 0 < table.blur[0]
 
 
 def test_everything_may_be_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from curation.recipe import Recipe, load_recipe
 from curation.record import load_record
 from curation.run import Workplace, curate
 from curation.scorers.boxes import to_structs
+from curation.scorers.concepts import Concepts
 from curation.scorers.fingerprint import Fingerprint
 from curation.scorers.quality import Quality
 from curation.scorers.text import text_columns
@@ -149,3 +151,9 @@ def test_the_demo_photos_with_the_built_in_networks(demo_photos: Path, demo_run:
         lambda boxes: max((b["score"] for b in boxes), default=0) if boxes is not None else 0
     )
     assert kept & set(name[best > 0.5]) & {"astronaut.png", "zidane.jpg", "bus.jpg", "grace_hopper.jpg"}
+
+
+def test_a_concept_of_another_name_is_another_question() -> None:
+    """Its column is another, even where the same classifier answers."""
+    classifier = SimpleNamespace(identity="net@1")
+    assert Concepts({"tattoo": classifier}).identity != Concepts({"ink": classifier}).identity  # type: ignore[dict-item]

@@ -47,6 +47,8 @@ def write_practice(
         raise UsageError(f"{out} is not empty; give a new or empty folder, so that nothing in it is overwritten")
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
+        for left in (out / folder).glob("[0-9]" * 6 + "*.*"):  # by a run that did not end, perhaps of another seed
+            left.unlink()
     make = partial(_write_one, out, seed, photos, size)
     entries: list[dict[str, Any]] = []
     for entry in _results(make, count, workers):

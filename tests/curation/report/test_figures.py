@@ -48,6 +48,15 @@ def test_histogram_figure_draws_the_line_where_it_is(known) -> None:
     assert f"< {0.3 if known.high == 1 else 300}" in words(svg)
 
 
+@pytest.mark.parametrize(("name", "line"), [("largest_person_px", 0.0), ("blur", 0.0), ("pwatermark", 2.0)])
+def test_a_line_beyond_the_axis_does_not_stretch_the_figure(name: str, line: float) -> None:
+    """0 is a thousand decades away on a log axis."""
+    values = np.random.default_rng(0).uniform(0.01, 0.99 if name == "pwatermark" else 900, 500)
+    wide, plain = (inline_svg(histogram_figure(filled(name, values, at)), name) for at in (line, 0.5))
+    width, usual = (float(re.findall(r'viewBox="0 0 ([0-9.]+)', svg)[0]) for svg in (wide, plain))
+    assert width < 1.2 * usual
+
+
 def test_inline_svg_follows_the_page() -> None:
     svg = inline_svg(histogram_figure(filled("pwatermark", np.linspace(0, 1, 100), 0.5)), 'a "title" <b>')
     assert 'aria-label="a &#34;title&#34; &lt;b&gt;"' in svg

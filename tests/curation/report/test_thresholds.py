@@ -26,6 +26,8 @@ def recipe(rule: str) -> Recipe:
         ("license == 'cc0'", []),
         ("partistic < punnatural", []),
         ("persons(area > 9) >= 1", []),
+        ("persons(score > 0.5) == 0", []),
+        ("persons(score > 0.5) <= 1", []),
     ],
 )
 def test_lines_of_a_rule(rule: str, expected: list[str]) -> None:

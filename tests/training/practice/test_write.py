@@ -93,6 +93,15 @@ def test_a_run_that_did_not_end_is_done_again(tmp_path: Path) -> None:
     assert list(write_practice(tmp_path, 2, seed=1)) == [1, 2]
 
 
+def test_nothing_of_a_run_that_did_not_end_stays_beside_a_smaller_one(tmp_path: Path) -> None:
+    """Its pictures are of another seed."""
+    stopped = write_practice(tmp_path, 4, seed=0)
+    assert [next(stopped) for _ in range(3)] == [1, 2, 3]
+    stopped.close()
+    assert list(write_practice(tmp_path, 1, seed=1)) == [1]
+    assert all(len(list((tmp_path / folder).iterdir())) == 1 for folder in ("images", "parts", "depths", "normals"))
+
+
 @pytest.mark.parametrize("text", ["256", "axb", "8x8", "256x"])
 def test_a_size_is_rows_x_columns(text: str) -> None:
     with pytest.raises(UsageError, match="rows x columns"):
