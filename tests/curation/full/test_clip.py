@@ -69,7 +69,7 @@ def test_a_tokenizer_that_is_not_here_is_one_sentence(clip_folder: Path, monkeyp
         Clip(find_clip(str(clip_folder))).asked(CONCEPT.model_copy(update={"yes": ("nobody asked this",)}))
 
 
-def test_an_ensemble_is_normalised_twice(clip_folder: Path, own_cache: Path) -> None:
+def test_an_ensemble_is_normalised_twice(clip_folder: Path, session_cache: Path) -> None:
     import open_clip
 
     question = Clip(find_clip(str(clip_folder))).asked(CONCEPT)
@@ -80,7 +80,7 @@ def test_an_ensemble_is_normalised_twice(clip_folder: Path, own_cache: Path) -> 
     assert np.allclose(question.classes[1], (mean / mean.norm()).numpy(), atol=1e-5)
     assert question.yes == 2
     assert question.scale == pytest.approx(100, rel=1e-4)
-    assert list((own_cache / "prompts").glob("*.npz")), "the answer is kept for the next start"
+    assert list((session_cache / "prompts").glob("*.npz")), "the answer is kept for the next start"
 
 
 def test_chances_of_yes_add_up_the_yes_classes() -> None:
