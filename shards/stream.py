@@ -5,8 +5,10 @@ arithmetic. What a position gives depends only on (seed, position, data set): it
 and mask by a key of (seed, epoch, uid).
 """
 
+import atexit
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from shards.cache import ReadAhead, ShardError, is_remote
 from shards.crop import BrokenImage
@@ -226,13 +229,17 @@ def stream(
         timeout=stuck_after if workers else 0,
         prefetch_factor=_PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_take_signals_as_the_trainer if workers else None,
     )
-    batches = iter(loader)  # starts the workers: before any thread of ours
+    with _deaf_to_sigterm():
+        batches = iter(loader)  # starts the workers: before any thread of ours
+    ending = ExitStack()
+    ending.callback(atexit.unregister, ending.close)
+    ending.callback(_end_workers, batches)
+    atexit.register(ending.close)  # an error's traceback holds on to this generator for as long as the process lives
     remote = any(is_remote(shard.url) for shard in shards.shards)
     if remote:
         _check_cache_size(shards, order)
-    ahead = ReadAhead(shards.cache) if remote else None
+    ahead = ending.enter_context(closing(ReadAhead(shards.cache))) if remote else None
     position = start + rank * micro_batch
     try:
         while True:
@@ -247,8 +254,7 @@ def stream(
     except ShardError as error:  # a worker's message comes wrapped in its traceback
         raise ShardError(str(error).strip().rsplit("ShardError: ", 1)[-1]) from error
     finally:
-        if ahead:
-            ahead.close()
+        ending.close()
 
 
 def _read_ahead(ahead: ReadAhead, shards: ShardSet, order: Order, position: int) -> None:
@@ -265,11 +271,24 @@ def _check_cache_size(shards: ShardSet, order: Order) -> None:
         )
 
 
-def _take_signals_as_the_trainer(_worker: int) -> None:
-    """Undo torch's handler, which ends a worker at the first SIGTERM: SLURM and systemd send it to every process of a
-    job, and the trainer wants to finish its step.
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """What is forked meanwhile never sees a SIGTERM: SLURM and systemd send it to every process of a job, and the
+    trainer wants to finish its step. Blocked rather than ignored, because torch sets a handler of its own in a worker.
     """
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers(batches: Any) -> None:
+    """Torch and multiprocessing end a worker by SIGTERM and wait for ever for one that does not hear it."""
+    if isinstance(batches, _MultiProcessingDataLoaderIter):
+        batches._shutdown_workers()  # type: ignore[no-untyped-call]  # asks them to end, and no longer watches them
+        for worker in batches._workers:
+            worker.kill()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -4,6 +4,8 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -64,6 +66,32 @@ def test_a_job_that_is_asked_to_end_gets_its_batches_still(opened):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert alike(taken, batches(opened, stop=200))
+
+
+FAILING_TRAINER = """
+import signal, sys
+from shards.crop import RandomCrop
+from shards.index import open_shards
+from shards.order import Order
+from shards.stream import stream
+
+signal.signal(signal.SIGTERM, lambda *_: None)
+opened = open_shards(sys.argv[1])
+order = Order(opened.counts, 1, window=2)
+batches = stream(opened, order, RandomCrop((32, 32)), start=0, stop=200, micro_batch=4, workers=2)
+next(batches)
+raise ArithmeticError("no more")
+"""
+
+
+def test_an_error_of_the_trainer_ends_its_process_and_the_workers(tmp_path):
+    """The traceback of an error that nobody catches keeps the stream, and so the workers, until the very end."""
+    write_curated(tmp_path / "out", shards=3, per_shard=7)
+    failing = [sys.executable, "-c", FAILING_TRAINER, str(tmp_path / "out")]
+    here = Path(__file__).parents[2]
+    ended = subprocess.run(failing, capture_output=True, text=True, timeout=120, cwd=here, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().endswith("ArithmeticError: no more")
 
 
 def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):
