@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from curation.errors import Stopped
+from curation.errors import Stopped, UsageError
 from curation.layout import shard_stats
 from curation.pack import Packed, ShardJob, pack_shard
 from curation.score import UnitJob, score_unit
@@ -20,6 +20,7 @@ from manifests.account import Counts
 from manifests.store import Store
 
 Job = TypeVar("Job", UnitJob, ShardJob)
+RAISED = 3  # exit code of a child whose last word is what it raised
 COMMAND = [sys.executable, "-P", "-m", "curation.careful"]  # -P: whatever the folder it is called in holds
 
 
@@ -43,6 +44,8 @@ def _in_children(work: Callable[[Job, Callable[[int], None]], Any], job: Job, na
         if child.returncode == 0:
             return
         announced = child.stdout.split()
+        if child.returncode == RAISED:
+            raise pickle.loads(bytes.fromhex(announced[-1].decode()))  # our own child wrote it
         if child.returncode > 0:
             raise RuntimeError(f"{name}: {child.stderr.decode(errors='replace').strip()[-500:]}")
         if not announced:
@@ -50,7 +53,13 @@ def _in_children(work: Callable[[Job, Callable[[int], None]], Any], job: Job, na
                 f"{name}: its process was killed by signal {-child.returncode} before it came to an image; is there "
                 "enough memory? Give fewer --workers"
             )
-        job = replace(job, deadly=(*job.deadly, int(announced[-1])))
+        last = int(announced[-1])
+        if last in job.deadly:  # which the child only names and passes over
+            raise Stopped(
+                f"{name}: its process was killed by signal {-child.returncode} after its last image; is there enough "
+                "memory? Give fewer --workers"
+            )
+        job = replace(job, deadly=(*job.deadly, last))
 
 
 def _announce(number: int) -> None:
@@ -59,4 +68,8 @@ def _announce(number: int) -> None:
 
 if __name__ == "__main__":
     work, job = pickle.load(sys.stdin.buffer)  # our own parent wrote it
-    work(job, _announce)
+    try:
+        work(job, _announce)
+    except (UsageError, Stopped, OSError) as error:
+        print(pickle.dumps(error).hex(), flush=True)
+        sys.exit(RAISED)

@@ -204,7 +204,9 @@ def stats(
 @app.command()
 def inspect(
     out: Out,
-    key: Annotated[str, typer.Argument(help="Sample key, uid or its beginning, or the end of a file name.")],
+    key: Annotated[
+        str, typer.Argument(help="A sample's key, a uid or its first digits (6 or more), or a file's name.")
+    ],
     save: Annotated[Path | None, typer.Option(help="Save the picture with its boxes drawn.")] = None,
 ) -> None:
     """All that is known of one image: scores, rules, verdict, where it is packed."""

@@ -112,6 +112,7 @@ def open_pool(workers: int, scheduler: str | None, abreast: int = 1) -> Iterator
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=abreast,
+                memory_limit=None,  # Dask pauses a worker above its share: for ever, as networks stay in memory
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 preload="curation.worker",

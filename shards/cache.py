@@ -4,9 +4,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 import fsspec
@@ -119,7 +119,10 @@ class ReadAhead:
 
     def __init__(self, cache: ShardCache, threads: int = 4) -> None:
         self.cache = cache
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+        self._queue: SimpleQueue[tuple[str, int, str] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name="read-ahead", daemon=True) for _ in range(threads)]
+        for thread in self._threads:  # daemons: at exit Python would wait for an executor's, before it asks us to stop
+            thread.start()
         self._asked: set[str] = set()
         self._stop = threading.Event()
 
@@ -130,11 +133,16 @@ class ReadAhead:
         for url, size, stamp in files:
             if url not in self._asked:
                 self._asked.add(url)
-                self._pool.submit(self._fetch, url, size, stamp)
+                self._queue.put((url, size, stamp))
 
     def close(self) -> None:
         self._stop.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        while wanted := self._queue.get():
+            self._fetch(*wanted)
 
     def _fetch(self, url: str, size: int, stamp: str) -> None:
         if not self._stop.is_set():

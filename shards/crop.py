@@ -43,7 +43,7 @@ class RandomCrop:
     """Sapiens' only augmentation: a random part of the image, resized, mirrored half the time.
 
     size: rows and columns of the result. area: share of the image's area that is kept. aspect: width ÷ height
-    of the crop, relative to that of the result. scaled_decode: let the JPEG decoder shrink by 2, 4 or 8 where
+    of the crop, relative to that of the result. scaled_decode: let the JPEG decoder shrink to a half or less where
     the crop stays at least as large as the result; the pixels then differ slightly (docs/pretrain.md).
     """
 
@@ -112,8 +112,8 @@ class Encoded:
         return self._jpeg
 
     def decode(self, at_least_height: float = 1.0, at_least_width: float = 1.0) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright; shrunk by 2, 4 or 8 where both sides keep at least these shares of
-        their pixels.
+        """(H, W, 3) uint8 RGB, upright; a JPEG shrunk to 4, 3, 2 or 1 eighths where both sides keep at least these
+        shares of their pixels.
         """
         try:
             if self._jpeg:

@@ -69,10 +69,15 @@ def save(
             "unharmed: make room and start the same command again"
         )
     if ranks.is_first:
-        saved = sorted(path for path in folder.glob("step-*") if path.name <= final.name)  # later ones are damaged
+        saved = [path for path in saved_in(folder) if path.name <= final.name]  # later ones are damaged
         for old in saved[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def saved_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first. A copy under a longer name is the user's own."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
 def newest(folder: Path) -> Path | None:
@@ -81,7 +86,7 @@ def newest(folder: Path) -> Path | None:
 
     Raises DamagedCheckpoint when there are checkpoints and none of them verifies.
     """
-    candidates = sorted(folder.glob("step-*"), reverse=True)
+    candidates = saved_in(folder)[::-1]
     for path in candidates:
         try:
             verify(path)
@@ -102,11 +107,15 @@ def verify(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"]:
-            raise DamagedCheckpoint(f"{file} is missing or not {expected['bytes']} bytes long")
-        with open(file, "rb") as opened:
-            if file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
-                raise DamagedCheckpoint(f"{file} does not have the sha256 of its manifest")
+        try:
+            if not file.is_file() or file.stat().st_size != expected["bytes"]:
+                raise DamagedCheckpoint(f"{file} is missing or not {expected['bytes']} bytes long")
+            with open(file, "rb") as opened:
+                digest = file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise DamagedCheckpoint(f"{file} cannot be read ({error.strerror})") from error
+        if digest != expected["sha256"]:
+            raise DamagedCheckpoint(f"{file} does not have the sha256 of its manifest")
     return manifest
 
 

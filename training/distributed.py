@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config import UsageError
@@ -146,12 +146,18 @@ def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def gradients_synced(model: nn.Module, now: bool) -> Iterator[None]:
-    """Exchange gradients in this backward pass, or keep adding them up locally."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(now)
-        yield
-    elif isinstance(model, DistributedDataParallel) and not now:
+    """Exchange gradients in this backward pass, or keep adding them up locally. Sharded ones are exchanged in every
+    pass: FSDP would otherwise keep all of them, whole and in float32, on every GPU.
+    """
+    if isinstance(model, DistributedDataParallel) and not now:
         with model.no_sync():
             yield
     else:
         yield
+
+
+def forget_gradients(model: nn.Module) -> None:
+    """Before the next step. DDP's lie in its buckets and stay there as zeros: the passes before an exchange would
+    otherwise make a second set beside the buckets.
+    """
+    model.zero_grad(set_to_none=not isinstance(model, DistributedDataParallel))

@@ -13,12 +13,20 @@ EXIT_REQUEUE = 75
 
 @contextmanager
 def ending_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends what runs here as Ctrl-C does: what was done is put in order, a webcam's recording is kept."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, and the end of a terminal, end what runs here as Ctrl-C does: what was done is put in order, a webcam's
+    recording is kept.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, *_hangup())}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hangup() -> tuple[signal.Signals, ...]:
+    """What a terminal sends when it is closed or its connection drops; nothing where nohup has had it ignored."""
+    return () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
 
 
 PASSED_ON = 5.0
@@ -26,7 +34,7 @@ PASSED_ON = 5.0
 
 
 class Interrupt:
-    """Remembers SIGTERM, SIGUSR1 and Ctrl-C for the loop to see at the end of a step. A second signal ends the
+    """Remembers SIGTERM, SIGUSR1, SIGHUP and Ctrl-C for the loop to see at the end of a step. A second signal ends the
     process at once, but for a SIGTERM soon after the first: torchrun passes on the one that a batch system has sent to
     every process already.
     """
@@ -37,12 +45,13 @@ class Interrupt:
         self._process = os.getpid()
 
     def __enter__(self) -> "Interrupt":
-        self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        heard = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, *_hangup())
+        self._before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and os.getpid() != self._process:
-            return  # a forked decoder gets the terminal's Ctrl-C too; the trainer ends it
+        if number in (signal.SIGINT, signal.SIGHUP) and os.getpid() != self._process:
+            return  # a forked decoder gets what its terminal sends too; the trainer ends it
         now = time.monotonic()
         if self.asked and (number != signal.SIGTERM or now - self._since > PASSED_ON):
             os._exit(128 + number)

@@ -29,10 +29,11 @@ from shards.index import ShardSet
 from shards.stream import Batch
 from training import checkpoint
 from training.config import RunConfig, UsageError, save_config
-from training.distributed import Ranks, gradients_synced, multiplies_bf16, parameters_by_name
+from training.distributed import Ranks, forget_gradients, gradients_synced, multiplies_bf16, parameters_by_name
 from training.interrupt import EXIT_REQUEUE, Interrupt
 from training.meter import Meter, MetricsLog, Work, device_peak, memory_gb
 from training.optim import clip_gradients, set_learning_rate, update_average
+from training.tell import tell
 
 Opened = TypeVar("Opened")
 
@@ -155,7 +156,7 @@ def _go_on(job: Job, started: float, ranks: Ranks) -> int:
                 learner.optimizer.step()
                 if learner.average:
                     update_average(learner.average, learner.weights, config.ema)
-            learner.optimizer.zero_grad(set_to_none=True)
+            forget_gradients(learner.model)
 
             progress.step += 1
             progress.samples_seen += config.total_batch
@@ -260,7 +261,7 @@ def _find_checkpoint(job: Job) -> Path | UsageError | None:
     together.
     """
     folder, resume = job.folder / "ckpt", job.config.resume
-    saved = sorted(folder.glob("step-*"))
+    saved = checkpoint.saved_in(folder)
     try:
         if resume not in ("auto", "never"):
             return _find_named(Path(resume), saved)
@@ -311,7 +312,7 @@ def _forward_backward(job: Job, batches: Iterator[Batch], passes: int, meter: Me
             batch = next(batches)
         uids += batch.uids
         for broken in batch.broken:
-            print(f"replaced {broken.shard} row {broken.row} (key {broken.key}): {broken.reason}", flush=True)
+            tell(f"replaced {broken.shard} row {broken.row} (key {broken.key}): {broken.reason}")
         replaced += len(batch.broken)
         torch.manual_seed(int(batch.mask_keys[0]))  # dropout hangs on the samples alone: exact after a stop
         batch = batch.to(ranks.device)
@@ -382,7 +383,7 @@ class Interval:
         images = self.job.steps * self.job.config.total_batch
         metrics = {
             **asdict(progress),
-            "steps": self.job.steps,
+            "steps": progress.step + (images - progress.samples_seen) // self.job.config.total_batch,
             "loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "lr": lr,
             "grad_norm": norm if math.isfinite(norm) else None,
@@ -417,10 +418,7 @@ def _keep_bad_batch(
         path.parent.mkdir(exist_ok=True)
         facts = {**asdict(progress), "loss": str(loss), "grad_norm": str(norm), "uids_by_rank": uids}
         path.write_text(json.dumps(facts, indent=1))
-        print(
-            f"WARNING: step {progress.step} skipped: loss {loss}, gradient norm {norm}; sample ids in {path}",
-            flush=True,
-        )
+        tell(f"WARNING: step {progress.step} skipped: loss {loss}, gradient norm {norm}; sample ids in {path}")
 
 
 @contextmanager
@@ -437,4 +435,4 @@ def _garbage_collected_by_hand() -> Iterator[None]:
 
 def say(ranks: Ranks, text: str) -> None:
     if ranks.is_first:
-        print(text, flush=True)
+        tell(text)

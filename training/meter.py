@@ -21,6 +21,7 @@ from manifests.store import Store
 from training.models.heads import HEADS
 from training.models.mae import visible_count
 from training.models.zoo import PATCH, Architecture
+from training.tell import tell
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -205,7 +206,7 @@ class MetricsLog:
             for name, value in metrics.items():
                 if isinstance(value, int | float) and name != "step":
                     self._board.add_scalar(name, value, metrics["step"])
-        print(line(metrics), flush=True)
+        tell(line(metrics))
 
     def _forget_after(self, step: int) -> None:
         """Drop what an interrupted run wrote after the checkpoint that we go on from, and a torn last line."""

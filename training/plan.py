@@ -2,6 +2,7 @@
 
 Memory of one GPU, in bytes:
     weights, gradients and AdamW's two moments: 16 per parameter (+ 4 with an average), shared out under FSDP
+    DDP's buckets, which hold the gradients of all but the first step themselves: 4 per parameter
     bf16 copies of the weights: 2 per parameter; under FSDP of two blocks at a time
     activations of one image: 34·N·d per block of N tokens and width d with bf16 autocast and fused attention;
     with activation checkpointing 4·N·d per block, and one block in full
@@ -51,11 +52,11 @@ def activation_bytes(arch: Architecture, size: tuple[int, int], mask_ratio: floa
 
 
 def state_bytes(arch: Architecture, gpus: int, sharded: bool, average: bool = False) -> float:
-    """Bytes of weights, gradients, optimizer and bf16 copies on each GPU."""
+    """Bytes of weights, gradients, optimizer, buckets and bf16 copies on each GPU."""
     parameters = sum(parameter_counts(arch))
     per_parameter = 20 if average else 16
     if not sharded:
-        return parameters * (per_parameter + 2)
+        return parameters * (per_parameter + 2 + (4 if gpus > 1 else 0))
     block = 12 * arch.width**2
     return parameters * per_parameter / gpus + 2 * 2 * block
 

@@ -24,7 +24,7 @@ def test_every_block_runs_and_answers(tmp_path: Path, capsys: pytest.CaptureFixt
     failed = [failed_row("/gone.jpg", "failed_to_read", "FileNotFoundError: no such file")]
     write_run(out, [*kept, *dropped, *failed])
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, object] = {}
     printed = []
     for block in blocks:
@@ -36,4 +36,5 @@ def test_every_block_runs_and_answers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "0.503 1.0 rejected" in printed[3]
     assert "FileNotFoundError 1" in printed[4]
     assert printed[5].endswith(f"000000000 {kept[0]['size']} ffd8ff")
-    assert printed[6] == "4"
+    assert printed[6] == printed[7] == "4"
+    assert len((out / "kept.csv").read_text().splitlines()) == 5

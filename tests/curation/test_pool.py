@@ -5,7 +5,7 @@ from os.path import expandvars
 from threading import Lock
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 
 from curation.errors import Stopped
 from curation.pool import DaskPool, open_pool
@@ -24,6 +24,17 @@ def test_workers_keep_the_memory_that_a_batch_frees(monkeypatch: pytest.MonkeyPa
     assert seen_by_a_worker() == f"${VARIABLE}", "Dask's own setting, which costs thousands of page faults a photo"
     monkeypatch.setenv(VARIABLE, "1000000")
     assert seen_by_a_worker() == "1000000", "what the user asks for"
+
+
+def is_limited(_: int) -> bool:
+    return get_worker().memory_manager.memory_limit is not None
+
+
+def test_no_worker_is_paused_for_the_memory_that_its_networks_keep() -> None:
+    """Dask pauses one above its share of the machine, and it would never give enough of it back."""
+    with open_pool(1, None) as pool:
+        (outcome,) = pool.map(is_limited, [0])
+        assert outcome.result() is False
 
 
 def test_what_a_job_raises_goes_to_the_driver_alone(capfd: pytest.CaptureFixture[str]) -> None:

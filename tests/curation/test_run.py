@@ -646,6 +646,26 @@ def test_a_process_that_dies_before_any_image_is_one_sentence(
         score_carefully(UnitJob(str(tmp_path), 0, plan, str(tmp_path), plain_recipe, threads=1))
 
 
+def test_a_process_that_dies_after_its_last_image_is_one_sentence(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passing that image over does not help, and every child would name it again."""
+    killed = subprocess.CompletedProcess([], returncode=-9, stdout=b"0\n1\n", stderr=b"")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: killed)
+    with pytest.raises(Stopped, match=r"unit 0: its process was killed by signal 9 after its last image"):
+        score_carefully(UnitJob(str(tmp_path), 0, Plan(1, 1, "", ()), str(tmp_path), plain_recipe, threads=1))
+
+
+def test_what_a_child_raises_is_raised_here(tmp_path: Path, plain_recipe: Recipe) -> None:
+    store = Store(tmp_path / "out")
+    source = good_photos(tmp_path / "photos", 3)
+    plan, _ = make_plan(str(source), store)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    (tmp_path / "out").write_text("where the folder was")
+    with pytest.raises(OSError, match="out"):
+        score_carefully(UnitJob(store.root, 0, plan, str(source), plain_recipe, threads=1))
+
+
 def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(
     tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,27 @@ def test_an_error_of_the_trainer_ends_its_process_and_the_workers(tmp_path):
     assert ended.stderr.strip().endswith("ArithmeticError: no more")
 
 
+FAILING_READER = """
+import time
+from shards.cache import ReadAhead
+
+class Slow:
+    def fetch(self, *_):
+        time.sleep(60)
+
+ahead = ReadAhead(Slow())
+ahead.want([(f"http://host/{n}.tar", 1, "") for n in range(8)])
+raise ArithmeticError("no more")
+"""
+
+
+def test_downloads_ahead_keep_no_process(tmp_path):
+    failing = [sys.executable, "-c", FAILING_READER]
+    here = Path(__file__).parents[2]
+    ended = subprocess.run(failing, capture_output=True, text=True, timeout=50, cwd=here, check=False)
+    assert ended.stderr.strip().endswith("ArithmeticError: no more")
+
+
 def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):
     """Kept batches stay as they were however many follow; dropped ones make room, so the memory stays bounded."""
     kept = batches(opened, stop=2000, workers=2)

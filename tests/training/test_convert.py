@@ -1,5 +1,8 @@
 """Released layouts load, what is wrong is refused by name, and what is written reads back."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -212,6 +215,15 @@ def test_a_run_converts_to_every_layout_and_back(tmp_path, config):
         load_mae(tmp_path / "encoder.safetensors")
     with pytest.raises(UsageError, match="neither a checkpoint nor a run"):
         read_weights(tmp_path / "data")
+
+
+def test_the_encoder_in_ones_own_code_as_the_page_shows_it(tmp_path, config):
+    pretrain(config(images=8, run=str(tmp_path / "run")))
+    page = (Path(__file__).parents[2] / "docs" / "pretrain.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block.replace("runs/first", str(tmp_path / "run")), names)  # our own page, nothing else
+    assert names["features"].shape == (2, 1 + 64 * 48, TINY.width)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])

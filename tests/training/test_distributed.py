@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from tests.training.test_pretrain import metrics, tensors
 from training.config import RunConfig, save_config
-from training.distributed import Ranks, multiplies_bf16, spread
+from training.distributed import Ranks, forget_gradients, gradients_synced, multiplies_bf16, spread
 from training.models.mae import MAE, Decoder
 from training.models.vit import ViT
 from training.pretrain import pretrain
@@ -97,6 +98,57 @@ def _blocks_see(rendezvous: Path, sharded: bool, answer: Any) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         loss = float(model(images, torch.tensor([5, 6])))
     answer.put((loss, set(map(str, seen))))
+
+
+def _held_between_passes(rank: int, rendezvous: Path, sharded: bool, answer: Any) -> None:
+    """Bytes of whole gradients after each of three passes, with gradients exchanged in the last, in three steps."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    mae = MAE(ViT(64, 4, 4, (4, 4)), Decoder(64, 32, 2, 4, (4, 4)))
+    ranks = Ranks(rank, 2, rank, torch.device("cpu"))
+    blocks = [mae.encoder.blocks, mae.decoder.blocks]
+    model = spread(mae, blocks, ranks, sharded=sharded, compiled=False, recompute=False, bf16=False)
+    images = torch.randint(0, 255, (2, 64, 64, 3), generator=torch.Generator().manual_seed(rank), dtype=torch.uint8)
+    held = []
+    for _ in range(3):
+        for number in range(3):
+            with gradients_synced(model, now=number == 2):
+                model(images, torch.tensor([5, 6])).backward()
+            held.append(sum(map(_whole_gradients, model.modules())) if sharded else _storages(model))
+        forget_gradients(model)
+    if rank == 0:
+        answer.put(held)
+    torch.distributed.barrier()
+
+
+def _whole_gradients(module: torch.nn.Module) -> int:
+    if not isinstance(module, FSDPModule):
+        return 0
+    weights = module._get_fsdp_state()._fsdp_param_group.fsdp_params
+    return sum(w.unsharded_accumulated_grad is not None or w._unsharded_param.grad is not None for w in weights)
+
+
+def _storages(model: torch.nn.Module) -> set[int]:
+    return {p.grad.untyped_storage().data_ptr() for p in model.parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_gradients_lie_in_one_place_while_they_add_up(tmp_path, sharded):
+    """FSDP shares them out in every pass; those of DDP stay in its buckets, arranged anew in step 2."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_held_between_passes, args=(rank, tmp_path / "meet", sharded, queue)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    held = queue.get(timeout=120)
+    for process in processes:
+        process.join()
+    settled = held if sharded else held[5:]
+    assert settled == [settled[0]] * len(settled)
+    assert not sharded or settled[0] == 0
 
 
 def test_sharded_weights_compute_in_bf16_what_whole_ones_do(tmp_path):

@@ -23,6 +23,7 @@ from training import pretrain as pretraining
 from training.checkpoint import DamagedCheckpoint, newest
 from training.config import PretrainConfig, UsageError, save_config
 from training.meter import MetricsLog
+from training.models import convert
 from training.models.mae import mask_order
 from training.pretrain import hidden_elsewhere, pretrain
 
@@ -116,7 +117,7 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(straight, config, tmp
     assert list((run / "ckpt").glob(".tmp-*")) == []
 
 
-@pytest.mark.parametrize("asked", [signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("asked", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_stopping_by_a_signal_saves_and_resumes_to_the_bit(straight, config, tmp_path, monkeypatch, asked):
     real = MetricsLog.write
 
@@ -132,6 +133,19 @@ def test_stopping_by_a_signal_saves_and_resumes_to_the_bit(straight, config, tmp
     assert signal.getsignal(signal.SIGTERM) == before
     assert pretrain(config(ema=0.9)) == 0
     assert_same_run(straight, tmp_path / "run", 6)
+
+
+def test_a_training_whose_lines_nobody_reads_any_more_is_saved(config, tmp_path):
+    """Ctrl-C ends every process of a pipe: `| tee log` is gone when the trainer speaks next."""
+    save_config(config(images=8 * 10_000, save_every=10_000), tmp_path / "piped.yaml")
+    command = [sys.executable, "-m", "training.cli", "pretrain", "--config", str(tmp_path / "piped.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
+        assert any("loss" in line for line in trainer.stdout)
+        trainer.stdout.close()
+        trainer.send_signal(signal.SIGINT)
+        assert trainer.wait(timeout=120) == 75
+        assert trainer.stderr.read() == ""
+    assert len(list((tmp_path / "run/ckpt").glob("step-*"))) == 1
 
 
 def test_a_time_limit_saves_and_ends_well(config, tmp_path):
@@ -397,6 +411,42 @@ def test_a_checkpoint_folder_that_cannot_be_made_is_told(config, tmp_path):
 def test_old_checkpoints_are_deleted_newest_kept(config, tmp_path):
     pretrain(config(save_every=1, keep=2))
     assert sorted(p.name for p in (tmp_path / "run/ckpt").iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_a_copy_of_a_checkpoint_is_the_users_own(config, tmp_path):
+    """It is neither deleted nor counted among those that are kept."""
+    kept = tmp_path / "run/ckpt"
+    pretrain(config(images=8, save_every=1, keep=2))
+    shutil.copytree(kept / "step-00000001", kept / "step-00000001-best")
+    pretrain(config(save_every=1, keep=2))
+    assert sorted(p.name for p in kept.iterdir()) == ["step-00000001-best", "step-00000005", "step-00000006"]
+
+
+def test_a_checkpoint_that_the_disk_no_longer_gives_is_passed_over(straight, monkeypatch, capsys):
+    real = checkpoint.file_digest
+
+    def failing(file, name):
+        if "step-00000006" in file.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(file, name)
+
+    monkeypatch.setattr(checkpoint, "file_digest", failing)
+    assert newest(straight / "ckpt") == straight / "ckpt/step-00000004"
+    assert "step-00000006/rank-00000.safetensors cannot be read (Input/output error)" in capsys.readouterr().err
+
+
+def test_steps_are_counted_on_after_another_batch_size(config, tmp_path):
+    pretrain(config(images=16))
+    pretrain(config(images=48, batch=16))
+    assert [(m["step"], m["steps"]) for m in metrics(tmp_path / "run")] == [(1, 2), (2, 2), (3, 4), (4, 4)]
+
+
+def test_the_average_of_a_run_is_what_others_read(straight):
+    stored = tensors(straight, 6)
+    read, _ = convert._read_folder(straight)
+    name = "encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(read[name], stored[f"average.{name}"])
+    assert not torch.equal(read[name], stored[f"model.{name}"])
 
 
 def test_damaged_checkpoints_do_not_push_out_those_after_the_fall_back(config, tmp_path):

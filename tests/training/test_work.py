@@ -65,7 +65,8 @@ def test_plans_follow_from_their_parts():
     plan = make_plan(FAMILY["1b"], 64, 300_000_000, 80, 989.4)
     assert plan.hours[0.45] * 3600 * plan.images_per_s[0.45] == pytest.approx(300e6)
     assert plan.images_per_s[0.45] * plan.work.training == pytest.approx(64 * 0.45 * 989.4e12)
-    assert state_bytes(FAMILY["2b"], 8, sharded=False) == 18 * 2_162_608_768
+    assert state_bytes(FAMILY["2b"], 1, sharded=False) == 18 * 2_162_608_768
+    assert state_bytes(FAMILY["2b"], 8, sharded=False) == 22 * 2_162_608_768
     assert 16 / 8 * 2.16e9 < state_bytes(FAMILY["2b"], 8, sharded=True) < 5e9
     assert plan.micro_batch["fsdp + checkpointing"] > plan.micro_batch["ddp"]
     assert make_plan(FAMILY["2b"], 1, 10**6, 24, 165).micro_batch["ddp"] == 0

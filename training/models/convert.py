@@ -297,7 +297,9 @@ def _read_any(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint folder, or the newest checkpoint of a run folder; either way one that verifies."""
+    """A checkpoint folder, or the newest checkpoint of a run folder; either way one that verifies. Weights of which the
+    run keeps an average are that average.
+    """
     if (path / "manifest.json").is_file():
         manifest = checkpoint.verify(path)
     else:
@@ -305,10 +307,13 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if found is None:
             raise UsageError(f"{path} is neither a checkpoint nor a run folder with one")
         path, manifest = found, checkpoint.read_manifest(found)
-    tensors = {
-        name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]))
-        for name, entry in manifest["tensors"].items()
-        if name.startswith("model.")
-    }
-    checkpoint.load(path, tensors, part="model.")
-    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, dict(manifest["weights"])
+    weights: dict[str, Tensor] = {}
+    for part in ("model.", "average."):
+        tensors = {
+            name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]))
+            for name, entry in manifest["tensors"].items()
+            if name.startswith(part)
+        }
+        checkpoint.load(path, tensors, part=part)
+        weights |= {name.removeprefix(part): tensor for name, tensor in tensors.items()}
+    return weights, dict(manifest["weights"])

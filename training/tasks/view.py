@@ -122,7 +122,7 @@ def warp_image(pixels: np.ndarray, view: View, original: tuple[int, int] | None 
     pixels: (H, W, 3) uint8, perhaps decoded smaller than the photo. original: rows and columns of the photo
     itself. Where the view is smaller than the pixels they are averaged first, so that nothing aliases.
     """
-    matrix = view.matrix if original is None else _compose(view.matrix, _enlarging(pixels.shape[:2], original))
+    matrix = view.matrix if original is None else _compose(view.matrix, _undecoded(pixels.shape[:2], original))
     part, matrix = _cut(pixels, matrix, view.size)
     if part is None:
         return np.zeros((*view.size, 3), np.uint8)
@@ -213,6 +213,17 @@ def _enlarging(small: tuple[int, ...], large: tuple[int, ...]) -> np.ndarray:
     """The map from the pixels of a resized picture to those it was resized from: edges lie on edges."""
     down, across = large[0] / small[0], large[1] / small[1]
     return np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
+
+
+def _undecoded(small: tuple[int, ...], large: tuple[int, int]) -> np.ndarray:
+    """The map from the pixels of a photo decoded smaller to its own. Those of a JPEG decoder are 8 / n wide each; the
+    last one reaches beyond the photo where that does not divide it.
+    """
+    for n in (8, 4, 3, 2, 1):
+        if all(-(-side * n // 8) == found for side, found in zip(large, small, strict=True)):
+            wide = 8 / n
+            return np.array([[wide, 0, (wide - 1) / 2], [0, wide, (wide - 1) / 2]])
+    return _enlarging(small, large)
 
 
 def _bounds(inverse: np.ndarray, size: tuple[int, int], within: tuple[int, int], margin: float = 0.0) -> Region:

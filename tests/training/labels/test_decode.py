@@ -46,6 +46,7 @@ def test_normals_come_back_within_a_hundredth_of_a_degree() -> None:
     assert (np.isnan(back).all(axis=2) == np.isnan(normals).any(axis=2)).all()
     apart = np.linalg.norm(np.cross(back, normals), axis=2)
     assert np.degrees(np.nanmax(apart)) < 0.01
+    assert np.nanmin((back * normals).sum(axis=2)) > 0.99  # and on the same side
     assert np.nanmax(abs(np.linalg.norm(back, axis=2) - 1)) < 1e-4
 
 

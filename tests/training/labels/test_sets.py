@@ -23,6 +23,21 @@ def test_shipped_keypoint_sets(name: str, keypoints: int, pairs: int) -> None:
         assert made.flip_order[there] == here
         if "left" in made.names[here]:
             assert made.names[there] == made.names[here].replace("left", "right")
+        elif re.search(r"(^|_)l_", made.names[here]):
+            assert made.names[there] == re.sub(r"(^|_)l_", r"\1r_", made.names[here])
+
+
+def test_the_face_of_wholebody_is_mirrored_as_the_68_points_of_ibug_are() -> None:
+    """And its body has COCO's sigmas, both hands the same; what a half body keeps has no legs."""
+    made = KeypointSet.load("wholebody133")
+    face = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1)]
+    face += [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    face += [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
+    assert list(made.flip_order[23:91]) == [23 + point for point in face]
+    assert made.sigmas[:17] == KeypointSet.load("coco17").sigmas
+    assert made.sigmas[91:112] == made.sigmas[112:133]
+    assert (made.sigmas[17], made.sigmas[23], made.sigmas[90]) == (0.068, 0.042, 0.008)
+    assert not {"left_hip", "right_knee", "left_heel"} & {made.names[point] for point in made.upper_body}
 
 
 def test_coco_sigmas_are_pycocotools_own() -> None:

@@ -31,6 +31,13 @@ def parts_of(joint: str) -> set[str]:
     return FACE if own is None else {f"{side.capitalize()}_{part}" for part in own} | CLOTHES | {"Torso"}
 
 
+def test_keypoints_and_maps_share_their_pixels() -> None:
+    camera = Camera(33, 24, 40.0)
+    depth = np.random.default_rng(0).uniform(1, 5, (33, 24))
+    rows, columns = np.indices(depth.shape)
+    np.testing.assert_allclose(camera.project(camera.unproject(depth)), np.stack([columns, rows], -1), atol=1e-9)
+
+
 def test_a_visible_joint_lies_on_its_part_of_its_person() -> None:
     checked = 0
     for index in range(PICTURES):

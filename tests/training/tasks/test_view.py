@@ -85,6 +85,26 @@ def test_a_photo_is_seen_alike_at_every_decoding() -> None:
         assert np.abs(read_image(data, view).astype(int) - warp_image(photo, view)).mean() < 2
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(1601, 1201, (150, 200)), (500, 375, (256, 192)), (2401, 3201, (1024, 768))]
+)
+def test_a_smaller_decoding_moves_nothing(width: int, height: int, size: tuple[int, int]) -> None:
+    """At 1, 4 and 3 eighths, of sides that these do not divide: a soft spot stays where its centre maps to."""
+    view = fit((0, 0, width - 1, height - 1), size, padding=1.0)
+    centre = np.array([width - 1 - width / 12, height - 1 - height / 12])
+    x, y = (
+        np.exp(-(((np.arange(n) - c) * view.scale / 3) ** 2) / 2) for n, c in zip((width, height), centre, strict=True)
+    )
+    encoded = Encoded(jpeg((250 * y[:, None] * x).round().astype(np.uint8)[..., None].repeat(3, 2)))
+    assert encoded.decode(view.scale, view.scale).shape[0] < height
+    at = warp_points(centre, view)
+    rows, columns = np.indices(size)
+    near = (abs(columns - at[0]) < 15) & (abs(rows - at[1]) < 15)
+    seen = read_image(encoded, view)[..., 0] * near.astype(float)
+    found = [(seen * columns).sum() / seen.sum(), (seen * rows).sum() / seen.sum()]
+    np.testing.assert_allclose(found, at, atol=0.1)
+
+
 def test_shrinking_does_not_alias() -> None:
     """A fine chequerboard becomes grey, where bilinear sampling alone would give patterns of black and white."""
     board = np.indices((1024, 1024)).sum(0) % 2 * 255
