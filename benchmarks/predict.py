@@ -106,10 +106,15 @@ def check(together: list[Prediction], apart: dict[str, list[Prediction]], exact:
             assert a.keypoints is not None
             assert b.keypoints is not None
             np.testing.assert_allclose(a.keypoints[:, 2], b.keypoints[:, 2], atol=tolerance)
+            if exact:  # in bf16 the peaks of untrained heatmaps jump
+                np.testing.assert_allclose(a.keypoints[:, :2], b.keypoints[:, :2], atol=0.5)
         same = one.parts == apart["parts"][number].parts
         assert np.mean(same) > (0.999 if exact else 0.8)
         known = (one.owner == apart["depth"][number].owner) & (one.owner > 0)  # type: ignore[operator]
         np.testing.assert_allclose(one.depth[known], apart["depth"][number].depth[known], atol=10 * tolerance)  # type: ignore[index]
+        known = (one.owner == apart["normals"][number].owner) & (one.owner > 0)  # type: ignore[operator]
+        ours, theirs = one.normals[known], apart["normals"][number].normals[known]  # type: ignore[index]
+        assert np.mean((ours.astype(float) * theirs).sum(-1) > 0.99) > (0.999 if exact else 0.8)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 recipe."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,16 +10,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from curation.engines import Pixels, Precision, weights_identity
+from curation.engines import Precision, weights_identity
 from curation.errors import UsageError
 from curation.full.clip import fit
 from curation.full.concepts import Classifier
 from curation.full.fetch import home_expanded
-from curation.full.network import Built, Network, Runner
+from curation.full.network import Built, Network, Runner, normalised
 from curation.full.torchvision_ops import make_importable
 
-IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-VERSION = 1  # of what happens around the network
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+VERSION = 2  # of what happens around the network
 
 
 class TrainedAnswer:
@@ -31,9 +32,7 @@ class TrainedAnswer:
             raise UsageError(f"classifiers: no file {file}; give the state dict of a timm {classifier.model}")
         settings = f"{classifier.size}-{classifier.resize}-{classifier.yes}"
         self.identity = weights_identity(f"{classifier.model}-{settings}", file, version=VERSION)
-        self._runner = Runner(
-            Network(self.identity, lambda: _build(classifier), lambda facts: IMAGENET), threads, precision
-        )
+        self._runner = Runner(Network(self.identity, lambda: _build(classifier), normalised), threads, precision)
 
     def answer(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """uint8 RGB [H,W,3] images → [B] chance of yes, 0…1."""
@@ -75,4 +74,6 @@ def _build(classifier: Classifier) -> Built:
         raise UsageError(
             f"classifiers: {classifier.model} takes no pictures of {classifier.size} pixels ({reason}); set `size`"
         ) from None
-    return Built(_Softmax(net).eval(), (classifier.size, classifier.size), {})
+    known: Any = net.pretrained_cfg
+    facts = {name: list(known.get(name, usual)) for name, usual in IMAGENET.items()}
+    return Built(_Softmax(net).eval(), (classifier.size, classifier.size), facts)

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from curation.engines import Pixels, Precision, cache_folder, weights_identity
+from curation.engines import Precision, cache_folder, weights_identity
 from curation.errors import UsageError
 from curation.full.catalogue import CATALOGUE, clip_file
 from curation.full.concepts import Concept
 from curation.full.fetch import fetch, home_expanded
-from curation.full.network import Built, Network, Runner, gpu, spread
+from curation.full.network import Built, Network, Runner, gpu, normalised, spread
 from curation.full.torchvision_ops import make_importable
 from manifests.store import Store
 
@@ -57,7 +57,7 @@ class Clip:
         name = f"{name}-{weights.tag}" if weights.tag else name
         config = [weights.file.parent / CONFIG] if weights.model.startswith("local-dir:") else []
         self.identity = weights_identity(name, weights.file, *config, version=VERSION)
-        network = Network(self.identity, lambda: _build(weights), _pixels, BATCH)
+        network = Network(self.identity, lambda: _build(weights), normalised, BATCH)
         self._runner = Runner(network, threads, precision)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
@@ -218,11 +218,6 @@ def _build(weights: ClipWeights) -> Built:
         )
     size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
     return Built(_Pooled(model.visual), (size, size), facts | {"size": size})
-
-
-def _pixels(facts: dict[str, Any]) -> Pixels:
-    mean, std = ((255 * v[0], 255 * v[1], 255 * v[2]) for v in (facts["mean"], facts["std"]))
-    return Pixels(mean, std)
 
 
 def _from_open_clip(model: str, tag: str) -> ClipWeights:

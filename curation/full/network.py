@@ -48,6 +48,12 @@ class Network:
     any_size: bool = False
 
 
+def normalised(facts: dict[str, Any]) -> Pixels:
+    """Of a network whose facts are the `mean` and `std` of its channels, 0…1."""
+    mean, std = ((255 * v[0], 255 * v[1], 255 * v[2]) for v in (facts["mean"], facts["std"]))
+    return Pixels(mean, std)
+
+
 class Runner:
     """Runs a `Network` on pictures of any sizes; `facts` are those of `Built`. Threads may share one."""
 

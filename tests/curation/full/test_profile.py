@@ -128,6 +128,30 @@ def test_a_classifier_answers_instead_of_words(recipe: Recipe, tmp_path: Path, p
     assert len({TrainedAnswer(one).identity for one in (no, yes, cropped)}) == 3
 
 
+def test_a_classifier_sees_the_colours_that_its_model_was_trained_on(tmp_path: Path) -> None:
+    """timm's ViTs take -1…1, most others ImageNet's mean and deviation; the reference is timm's own transform."""
+    from curation.full.torchvision_ops import make_importable
+
+    make_importable()
+    import timm
+    from safetensors.torch import save_file
+
+    from curation.full.classifier import TrainedAnswer
+    from curation.full.concepts import Classifier
+
+    picture = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    for model in ("test_vit", "resnet10t"):
+        torch.manual_seed(0)
+        net = timm.create_model(model, num_classes=2).eval()
+        save_file(net.state_dict(), tmp_path / "marks.safetensors")
+        settings = timm.data.resolve_model_data_config(net)
+        mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
+        with torch.no_grad():
+            expected = net((torch.from_numpy(picture).permute(2, 0, 1) / 255 - mean)[None] / std).softmax(1)[0, 1]
+        given = Classifier(model=model, weights=str(tmp_path / "marks.safetensors"), yes=1, size=160)
+        assert TrainedAnswer(given, precision="fp32").answer([picture])[0] == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_weights_that_cannot_be_used_end_the_run(
     yolo_pt: Path, photos: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
