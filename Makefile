@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+# ultralytics brings the build of OpenCV that has windows and needs libGL; pip writes it over the one without
+HEADLESS := $(INSTALL) --force-reinstall --no-deps opencv-python-headless
 
 .PHONY: demo demo-tasks check clean test test-training test-curation test-networks
 .PHONY: test-slow test-slow-training test-slow-curation
@@ -13,10 +15,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --editable '.[demo]'
+	$(HEADLESS)
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed
 	$(INSTALL) --editable '.[bench,demo,full,export,test]'
+	$(HEADLESS)
 	touch $@
 
 demo: $(VENV)/installed

@@ -24,11 +24,10 @@ from ultralytics.utils import nms, ops
 from curation.builtin.training.finish_people import matched
 from curation.builtin.training.teacher import load_teacher
 from curation.engines import Pixels, Precision, weights_identity
-from curation.full.detector import LEAST_SCORE, SIDE, letterbox
+from curation.full.detector import LEAST_SCORE, MOST_BOXES, OVERLAP, SIDE, letterbox
 from curation.full.network import Built, Network, Runner
 
 SETS = ("people-coco-000", "people-voc-000", "people-video-000")
-OVERLAP = 0.6
 THRESHOLDS = (0.25, 0.4, 0.5, 0.7)
 Run = Callable[[Sequence[NDArray[np.uint8]]], list[tuple[NDArray[np.float32], ...]]]
 """What a `Runner` does: pictures → each one's outputs."""
@@ -52,7 +51,7 @@ def find(runner: Run, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.fl
     squares = [letterbox(image) for image in images]
     found = []
     for (output,), square, image in zip(runner(squares), squares, images, strict=True):
-        (boxes,) = nms.non_max_suppression(torch.from_numpy(output)[None], LEAST_SCORE, OVERLAP)
+        (boxes,) = nms.non_max_suppression(torch.from_numpy(output)[None], LEAST_SCORE, OVERLAP, max_det=MOST_BOXES)
         boxes[:, :4] = ops.scale_boxes(square.shape[:2], boxes[:, :4], image.shape[:2])
         found.append(boxes[:, :5].numpy())
     return found

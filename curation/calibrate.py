@@ -58,13 +58,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Every threshold that changes an answer, low to high; `now` is the recipe's own, None where it has none."""
+    """Every threshold that changes an answer, low to high; `now` is the recipe's own, None where it has none; `over`:
+    only a score above that says yes.
+    """
 
     question: Question
     labelled: int
     positives: int
     points: tuple[Point, ...]
     now: float | None
+    over: bool = False
 
     @property
     def average_precision(self) -> float:
@@ -87,8 +90,14 @@ class Calibration:
         return good[0]
 
     def at_recall(self, wanted: float) -> Point:
-        """The highest threshold that still finds a share of at least `wanted`."""
-        return [point for point in self.points if point.recall.value >= wanted][-1]
+        """The highest threshold that still finds a share of at least `wanted`. Raises UsageError."""
+        enough = [point for point in self.points if point.recall.value >= wanted]
+        if not enough:
+            raise UsageError(
+                f"no threshold of {self.question.column} finds {wanted:g} of them; the most is "
+                f"{self.points[0].recall.value:.3f}, as nobody was seen in the others"
+            )
+        return enough[-1]
 
     def table(self) -> str:
         """Thresholds spread evenly over the recall, the recipe's own marked."""
@@ -134,9 +143,13 @@ def calibrate(name: str, labels: Path, out: str) -> Calibration:
     recipe = load_record(store).recipe
     question = find_question(name, recipe)
     truth, values = joined(read_labels(labels, question.name), read_scores(store, question))
-    return Calibration(
-        question, len(truth), int(truth.sum()), tuple(curve(truth, values)), threshold_in(recipe, question)
-    )
+    points = tuple(curve(truth, values))
+    if question.column == BEST_PERSON and points[0].threshold <= 0:
+        points = points[1:]  # a person that was not found is over no threshold
+    if not points:
+        raise UsageError(f"nobody was found on any of the {len(truth)} labelled images")
+    over = any(line.column == question.column and line.op in {">", "<="} for line in lines(recipe))
+    return Calibration(question, len(truth), int(truth.sum()), points, threshold_in(recipe, question), over)
 
 
 def read_labels(path: Path, question: str) -> pd.DataFrame:
@@ -200,8 +213,9 @@ def curve(truth: NDArray[np.bool_], values: NDArray[np.float64]) -> list[Point]:
 
 
 def point_at(calibration: Calibration, threshold: float) -> Point:
-    """The point that a threshold between two scores amounts to: that of the next score above it."""
-    above = [point for point in calibration.points if point.threshold >= threshold]
+    """The point that the recipe's line at a threshold amounts to: that of the lowest score that it says yes to."""
+    over = calibration.over
+    above = [p for p in calibration.points if p.threshold > threshold or (p.threshold == threshold and not over)]
     return above[0] if above else Point(threshold, Share(0, 0), Share(0, calibration.positives))
 
 
@@ -210,7 +224,7 @@ def with_threshold(recipe: Recipe, question: Question, threshold: float) -> Reci
     UsageError where a rule asks for the score in another form.
     """
     line = next((line for line in lines(recipe) if line.column == question.column), None)
-    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
+    below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     value = threshold if (line.op if line else "<") in {"<", ">="} else below
     values = recipe.model_dump(mode="json")
     if question.column == BEST_PERSON:

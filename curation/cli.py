@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from shlex import join, quote
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from curation.record import RUN_FILE, Record, load_record
 from manifests.account import numbered
 from manifests.scan import NoManifest
 from manifests.store import Damaged, Store, Unreachable
+from manifests.version import common
 
 if TYPE_CHECKING:
     from curation.run import Stages
@@ -33,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.callback()(common)
 console = Console(highlight=False, soft_wrap=True, markup=False)  # a folder may be called "photos [old]"
 
 Out = Annotated[str, typer.Argument(help="Folder or URL of a curated set.")]
@@ -333,6 +336,8 @@ def demo(
 
 def main() -> None:
     """Entry point: every error a user can mend is one sentence, and the exit code says what to do."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ≥ is no reason to end a run
     try:
         app()
     except (UsageError, NoManifest, Damaged, Unreachable) as error:

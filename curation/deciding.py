@@ -23,6 +23,8 @@ from shards.writer import sample_key
 
 Result = TypeVar("Result")
 THREADS = 4
+ASKING = 32
+"""Threads that only ask: an object store takes as long for a word as for a megabyte."""
 ORIGINAL = {"width": "original_width", "height": "original_height"}
 
 
@@ -174,13 +176,13 @@ def uid_numbers(uids: pa.ChunkedArray) -> np.ndarray:
     return ((nibbles[:, ::2] << 4) | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
 
 
-def in_order(work: Callable[[int], Result], units: int) -> Iterator[Result]:
+def in_order(work: Callable[[int], Result], units: int, threads: int = THREADS) -> Iterator[Result]:
     """`work(unit)` for every unit on a few threads, results in order, few held at a time."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
         for unit in range(units):
             waiting.append(pool.submit(work, unit))
-            if len(waiting) > 2 * THREADS:
+            if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

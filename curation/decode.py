@@ -5,6 +5,7 @@ data breaks off or is corrupt is refused: decoders that fill the rest with grey 
 """
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from curation.jpeg import EOI, strip_metadata
 from shards.rgb import MAX_PIXELS, NoWhite, heic_advice, to_rgb
 
 _open = Image.open  # Pillow's own: once ultralytics is imported, it runs pip for files of unknown kinds
@@ -21,7 +23,7 @@ WORK_SIDE = 1024
 """The working picture's longer side is brought to between this and twice this, never enlarged."""
 ORIENTATION_TAG = 0x0112
 RGB_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA"})  # Pillow's, whose colours are RGB
-BENIGN_WARNINGS = ("extraneous bytes", "Unknown Adobe color transform")
+STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 
 
 class EmptyFile(ValueError):
@@ -58,17 +60,15 @@ class Header:
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded image. `rgb` is uint8 (h, w, 3), upright, at working size; `width`, `height` are the full size."""
+    """One decoded image. `rgb` is uint8 (h, w, 3), upright, at working size; `width`, `height` are the full size, and
+    `scale` is how many of its pixels a working pixel is across and down.
+    """
 
     rgb: np.ndarray
     width: int
     height: int
     header: Header
-
-    @property
-    def scale(self) -> float:
-        """Full-size pixels per working pixel."""
-        return self.width / self.rgb.shape[1]
+    scale: tuple[float, float]
 
 
 def decode(data: bytes, work_side: int | None = WORK_SIDE) -> Picture:
@@ -80,7 +80,9 @@ def decode(data: bytes, work_side: int | None = WORK_SIDE) -> Picture:
         rgb = _rgb(_load(image))
     width, height = header.upright_size
     rgb = _upright(rgb, header.orientation)
-    return Picture(_shrink(rgb, work_side), width, height, header)
+    small, wide = _shrink(rgb, work_side), _pixel((width, height), (rgb.shape[1], rgb.shape[0]))
+    scale = (wide * rgb.shape[1] / small.shape[1], wide * rgb.shape[0] / small.shape[0])
+    return Picture(small, width, height, header, scale)
 
 
 def open_image(data: bytes) -> tuple[Header, Image.Image]:
@@ -135,9 +137,37 @@ def _decode_jpeg(data: bytes, header: Header, work_side: int | None) -> np.ndarr
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **sides)
     except ValueError as error:
-        if not any(benign in str(error) for benign in BENIGN_WARNINGS):
-            raise DamagedImage(str(error)) from None
-    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=False, **sides)
+        warning = str(error)
+    strict = "Unknown Adobe color transform" not in warning  # which changes no pixel
+    try:
+        return simplejpeg.decode_jpeg(_without_stray(data, warning) if strict else data, "RGB", strict=strict, **sides)
+    except ValueError as error:
+        raise DamagedImage(str(error)) from None
+
+
+def _without_stray(data: bytes, warning: str) -> bytes:
+    """A JPEG without the bytes between its segments, or the padding before its end marker, of which a decoder warned.
+
+    Raises ValueError where they are neither: what a damaged scan leaves over is not 00 and FF alone.
+    """
+    found = STRAY.search(warning)
+    if not found:
+        raise ValueError(warning)
+    whole = strip_metadata(data)
+    if int(found[2], 16) != EOI:
+        return whole
+    end = len(whole) - 2 - int(found[1])
+    if whole[end:-2].strip(b"\0\xff"):
+        raise ValueError(warning)
+    return whole[:end] + whole[-2:]
+
+
+def _pixel(full: tuple[int, int], decoded: tuple[int, int]) -> float:
+    """How many pixels wide a decoded one is: libjpeg's are exactly 8 / n. The last one hangs over where that does not
+    divide the side.
+    """
+    fitting = (n for n in range(8, 0, -1) if all(-(-f * n // 8) == d for f, d in zip(full, decoded, strict=True)))
+    return 8 / next(fitting, 8)
 
 
 def _load(image: Image.Image) -> Image.Image:

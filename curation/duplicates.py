@@ -77,9 +77,10 @@ def _pairs_with_equal(values: np.ndarray, mask: np.uint64, distance: int) -> lis
     masked = values & mask
     order = np.argsort(masked, kind="stable")
     masked, sorted_values = masked[order], values[order]
-    found = []
+    found, same = [], np.arange(len(values))
     for lag in range(1, len(values)):
-        same = np.nonzero(masked[lag:] == masked[:-lag])[0]
+        same = same[same < len(values) - lag]
+        same = same[masked[same + lag] == masked[same]]  # sorted: what differs at one lag differs at every longer one
         if len(same) == 0:
             break
         close = np.bitwise_count(sorted_values[same] ^ sorted_values[same + lag]) <= distance

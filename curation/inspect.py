@@ -67,7 +67,8 @@ class Inspection:
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"the picture {place_of(self.row)} cannot be read ({reason})") from error
         image = Image.fromarray(picture.rgb)
-        _draw_boxes(image, self.row, self.min_score)
+        packed = picture.width / self.row["original_width"], picture.height / self.row["original_height"]
+        _draw_boxes(image, self.row, self.min_score, (packed[0] / picture.scale[0], packed[1] / picture.scale[1]))
         try:
             image.save(path)
         except ValueError as error:
@@ -202,10 +203,9 @@ def _ambiguous(key: str, rows: list[Row], count: int) -> str:
     return f"{key!r} fits {number} images: {some}{more}; give more of the path, or the uid"
 
 
-def _draw_boxes(image: Image.Image, row: Row, min_score: float) -> None:
+def _draw_boxes(image: Image.Image, row: Row, min_score: float, scale: tuple[float, float]) -> None:
     """Text in amber, people who count in teal with their score, others in grey; scaled to the picture."""
     draw = ImageDraw.Draw(image)
-    scale = image.width / row["original_width"]
     line = max(2, round(max(image.size) / 400))
     font = ImageFont.load_default(max(12, max(image.size) / 55))
     for box in row["text_boxes"] or ():
@@ -220,8 +220,8 @@ def _draw_boxes(image: Image.Image, row: Row, min_score: float) -> None:
         draw.text((corners[0] + line, max(0, corners[1])), label, font=font, fill="black")
 
 
-def _corners(box: Row, scale: float) -> tuple[float, float, float, float]:
+def _corners(box: Row, scale: tuple[float, float]) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) in the working picture; x1 and y1 of the box are exclusive."""
-    right, bottom = box["x1"] * scale - 1, box["y1"] * scale - 1
-    left, top = box["x0"] * scale, box["y0"] * scale
+    right, bottom = box["x1"] * scale[0] - 1, box["y1"] * scale[1] - 1
+    left, top = box["x0"] * scale[0], box["y0"] * scale[1]
     return left, top, max(left, right), max(top, bottom)

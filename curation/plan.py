@@ -8,6 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,8 @@ from manifests.store import Store
 PLAN_FILE = "plan.parquet"
 CHUNK = 50_000
 UNITS = 100_000
+GROUPS = 4096
+"""Row groups of a plan at most: who looks a unit up reads the footer, which lists them all."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,10 @@ def make_plan(
             f"no image is at {source!r}{f' (only {others})' if others else ''}; give photos to curate{again}"
         )
     size = unit_size(table.num_rows)
-    units = pa.array([row // size for row in range(table.num_rows)], pa.int32())
+    units = pa.array(np.arange(table.num_rows) // size, pa.int32())
     table = table.set_column(table.schema.get_field_index("unit"), schema.field("unit"), units)
-    store.write_table(PLAN_FILE, table, row_group_size=size)
+    units_per_group = ceil(ceil(table.num_rows / size) / GROUPS)
+    store.write_table(PLAN_FILE, table, row_group_size=size * units_per_group)
     return read_plan(store), listing.passed_over
 
 
@@ -95,14 +99,17 @@ def read_plan(store: Store) -> Plan:
                 raise
             raise UsageError(f"{store.root}/{PLAN_FILE} is damaged ({error}); start in another folder") from None
         extras = tuple(extra_fields(metadata.schema_arrow))
-        rows, groups = metadata.metadata.num_rows, metadata.metadata.num_row_groups
-    return Plan(rows, groups, store.sha256(PLAN_FILE)[:16], extras)
+        rows = metadata.metadata.num_rows
+    return Plan(rows, ceil(rows / unit_size(rows)), store.sha256(PLAN_FILE)[:16], extras)
 
 
 def read_unit(store: Store, unit: int) -> pa.Table:
-    """The plan's rows of one unit, in order: one row group."""
+    """The plan's rows of one unit, in order: a row group or a part of one."""
     with store.open(PLAN_FILE) as file:
-        return pq.ParquetFile(file).read_row_group(unit)
+        plan = pq.ParquetFile(file)
+        size = unit_size(plan.metadata.num_rows)
+        group, first = divmod(unit * size, plan.metadata.row_group(0).num_rows)
+        return plan.read_row_group(group).slice(first, size)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

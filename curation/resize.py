@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """uint8 (h, w) or (h, w, 3) at `width` x `height` pixels: halved while at least twice as large, then bilinear.
 
-    Each halving is the mean of four pixels, so nothing aliases; OpenCV's INTER_AREA takes about three times as long.
+    Each halving is the mean of four pixels, so nothing aliases where both sides shrink alike; OpenCV's INTER_AREA takes
+    about three times as long.
     """
     while min(image.shape[0] / height, image.shape[1] / width) >= 2:
         image = _linear(image, (image.shape[1] + 1) // 2, (image.shape[0] + 1) // 2)

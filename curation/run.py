@@ -17,9 +17,9 @@ from rich.console import Console
 
 from curation import embeddings
 from curation.careful import pack_carefully, score_carefully
-from curation.deciding import Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
+from curation.deciding import ASKING, Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
-from curation.layout import manifest_file, shard_stats, sound_unit_stats, unit_stats
+from curation.layout import manifest_file, scores_stats_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
 from curation.orphans import keep_orphans
 from curation.pack import ShardJob, pack_shard
@@ -153,7 +153,9 @@ class Stages:
             self.store.sweep(folder)
         models = _identities(record.recipe)
         units = self._sound_units(plan)
-        if altered := sum(stats is None and bool(unit_stats(self.store, n, plan)) for n, stats in enumerate(units)):
+        there = set(self.store.names("scores", "_stats.json"))  # one listing instead of a question for each unit
+        unsound = [n for n, stats in enumerate(units) if stats is None and scores_stats_file(n) in there]
+        if altered := sum(bool(unit_stats(self.store, unit, plan)) for unit in unsound):
             self.console.print(f"scores of {altered} unit(s) are not as they were written; scored anew")
         self.place = self.place.suited_to(record.recipe)
         jobs = [
@@ -161,7 +163,8 @@ class Stages:
             for unit, stats in enumerate(units)
             if _to_score(stats, record.recipe, models, retry)
         ]
-        inputs = sum(_inputs(job) for job in jobs)
+        asked = {job.unit: _asked(job, units[job.unit], record.recipe, models) for job in jobs}
+        inputs = sum(asked.values())
         if jobs:
             need_source(record.source)
             lazily = ", lazily" if record.recipe.lazy else ""
@@ -171,7 +174,7 @@ class Stages:
             pool = self._pool
             with meter("score", inputs, self.console) as shown:
                 for outcome in survived(pool, score_unit, score_carefully, jobs, self.console):
-                    shown.add(_inputs(outcome.job), outcome.result())
+                    shown.add(asked[outcome.job.unit], outcome.result())
             record.time("score", shown.seconds, inputs)
         record.models |= models
         if record.decided != self._state(plan, record.recipe):
@@ -283,7 +286,7 @@ class Stages:
 
     def _state(self, plan: Plan, recipe: Recipe) -> str:
         """Changes when the recipe, the plan or any score file does."""
-        units = [unit_stats(self.store, unit, plan) for unit in range(plan.units)]
+        units = list(in_order(lambda unit: unit_stats(self.store, unit, plan), plan.units, ASKING))
         if missing := [unit for unit, stats in enumerate(units) if stats is None]:
             raise UsageError(
                 f"{len(missing)} of {plan.units} units are not scored yet; run `sapiens-curate score {self.store.root}`"
@@ -297,16 +300,19 @@ class Stages:
         return all(stats) and self.store.read_json(WIDS_FILE) == wids_index([one for one in stats if one])
 
     def _shard_stats(self, record: Record) -> list[dict[str, Any] | None]:
-        return [shard_stats(self.store, shard) for shard in range(record.shards)]
+        return list(in_order(lambda shard: shard_stats(self.store, shard), record.shards, ASKING))
 
     def _manifest_is_sound(self, record: Record) -> bool:
         return record.manifest == manifest_hash(self.store)
 
     def _shard_jobs(self, record: Record, plan: Plan) -> Iterator[ShardJob]:
         """The shards and the units each draws from; kept images are in plan order, so those are neighbours."""
+
+        def drawn_by(unit: int) -> list[int]:
+            return pc.unique(self.store.read_table(manifest_file(unit), ["shard"])["shard"]).to_pylist()
+
         units: dict[int, list[int]] = {}
-        for unit in range(plan.units):
-            shards = pc.unique(self.store.read_table(manifest_file(unit), ["shard"])["shard"]).to_pylist()
+        for unit, shards in enumerate(in_order(drawn_by, plan.units, ASKING)):
             for shard in shards:
                 if shard >= 0:
                     units.setdefault(shard, []).append(unit)
@@ -357,8 +363,10 @@ def _identities(recipe: Recipe) -> dict[str, str]:
 
 
 def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use, by its affinity and by the quota of its container."""
+    from dask.system import cpu_count
+
+    return int(cpu_count())
 
 
 def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
@@ -375,7 +383,10 @@ def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:
     )
 
 
-def _inputs(job: UnitJob) -> int:
+def _asked(job: UnitJob, stats: dict[str, Any] | None, recipe: Recipe, models: dict[str, str]) -> int:
+    """Images that a job works on: only those that failed, where that alone is why it is done."""
+    if stats is not None and not _to_score(stats, recipe, models, retry=False):
+        return int(stats["failed"])
     return job.plan.size(job.unit)
 
 

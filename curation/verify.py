@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decide import not_asked
-from curation.deciding import in_order, manifest_hash
+from curation.deciding import ASKING, in_order, manifest_hash
 from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
@@ -43,7 +43,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n), record.shards)):
         kept += packed
         faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
-    stats = [shard_stats(store, shard) for shard in range(record.shards)]
+    stats = list(in_order(lambda shard: shard_stats(store, shard), record.shards, ASKING))
     if record.packed and all(stats) and store.read_json(WIDS_FILE) != wids_index([one for one in stats if one]):
         faults.append(f"{WIDS_FILE} does not list the shards that are there; `sapiens-curate pack {out}` makes it anew")
     if kept != total.kept:

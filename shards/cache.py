@@ -27,7 +27,12 @@ class ShardError(Exception):
 
 def cache_home() -> Path:
     """Where indexes and remote shards are kept: $SAPIENS_CACHE, or ~/.cache/sapiens."""
-    return Path(os.environ.get("SAPIENS_CACHE") or Path.home() / ".cache" / "sapiens")
+    if named := os.environ.get("SAPIENS_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "sapiens"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        raise OSError("this user has no home folder for the cache; set SAPIENS_CACHE to a folder to write in") from None
 
 
 def is_remote(url: str) -> bool:
@@ -69,7 +74,7 @@ class ShardCache:
         path = self.folder / name
         if not _touch(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with exclusive(path.with_name(f".{name}.lock")):
+            with exclusive(path.with_name(f".{name[:3]}.lock")):  # of 4,096: a lock file can never be deleted
                 if not _touch(path):  # another process may have brought it meanwhile
                     self._download(url, name, size)
             self._evict(keep=path)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Members that are a sample's image; the first of these that a key has."""
 
 INDEX_VERSION = 2
+KEEP_EVERY = 30.0
+"""Seconds of reading tars that a killed process may lose."""
+FILES = 256
+"""Tars that a process keeps open at most, however wide its window: systems allow a thousand files."""
 
 
 class Shard(NamedTuple):
@@ -75,8 +80,14 @@ class ShardSet:
         self.without_image = sum(shard.without_image for shard in self.shards)
         contents = "".join(f"{shard.digest} {shard.samples}\n" for shard in self.shards)
         self.fingerprint = sha256(contents.encode()).hexdigest()[:32]
-        self.samples = lru_cache(maxsize=64)(self._read_samples)
-        self._open = lru_cache(maxsize=64)(self._open_shard)
+        self.hold(64)
+
+    def hold(self, shards: int) -> None:
+        """Keep as many shards open, and what lies where in them, as one window has: more would keep the space of copies
+        that the cache has deleted, fewer would read an index anew for every sample.
+        """
+        self.samples = lru_cache(maxsize=shards)(self._read_samples)
+        self._open = lru_cache(maxsize=min(shards, FILES))(self._open_shard)
 
     def read(self, number: int, row: int) -> bytes:
         """The encoded image of one sample: a single read, no tar parsing."""
@@ -154,9 +165,7 @@ def open_shards(sources: str | Sequence[str], cache: ShardCache | None = None) -
             listed.setdefault(tar.url, tar)
     known = _load_known(sources)
     fresh = [tar for tar in listed.values() if (tar.url, tar.bytes, tar.stamp) not in known]
-    with ThreadPoolExecutor(16) as pool:
-        for shard in pool.map(lambda tar: _describe(tar, cache), fresh):
-            known[shard.url, shard.bytes, shard.stamp] = shard
+    _learn(fresh, known, sources, cache)
     shards = [known[tar.url, tar.bytes, tar.stamp] for tar in listed.values()]
     if fresh:
         _save_known(sources, shards)
@@ -167,6 +176,26 @@ def open_shards(sources: str | Sequence[str], cache: ShardCache | None = None) -
             f"a sample is a member named KEY.{{{','.join(IMAGE_SUFFIXES)}}}"
         )
     return opened
+
+
+def _learn(
+    fresh: "list[Listed]", known: dict[tuple[str, int, str], Shard], sources: list[str], cache: ShardCache
+) -> None:
+    """Add what is in tars to `known`, and keep it now and then: who is stopped at the last of many, or meets a bad one,
+    need not read the others again.
+    """
+    kept = time.monotonic()
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            for shard in pool.map(lambda tar: _describe(tar, cache), fresh):
+                known[shard.url, shard.bytes, shard.stamp] = shard
+                if time.monotonic() - kept > KEEP_EVERY:
+                    _save_known(sources, list(known.values()))
+                    kept = time.monotonic()
+    except BaseException:
+        if known:
+            _save_known(sources, list(known.values()))
+        raise
 
 
 def _absolute(source: str) -> str:

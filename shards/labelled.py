@@ -66,7 +66,11 @@ class LabelledShards:
 
     def __init__(self, shards: ShardSet, labels: dict[str, Any]) -> None:
         self.shards, self.labels = shards, labels
-        self._rows = lru_cache(maxsize=64)(self._read_rows)
+        self.hold(64)
+
+    def hold(self, shards: int) -> None:
+        """Keep the rows of as many shards as one window has."""
+        self._rows = lru_cache(maxsize=shards)(self._read_rows)
 
     @property
     def task(self) -> str:

@@ -6,6 +6,7 @@ and mask by a key of (seed, epoch, uid).
 """
 
 import atexit
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -139,7 +140,16 @@ class Recycler:
     """
 
     def __init__(self, pieces: int, shape: tuple[int, ...]) -> None:
-        self.pieces = tuple(torch.empty(shape, dtype=torch.uint8).share_memory_() for _ in range(pieces))
+        try:
+            self.pieces = tuple(torch.empty(shape, dtype=torch.uint8).share_memory_() for _ in range(pieces))
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            raise ShardError(
+                f"the decoding processes need {pieces * math.prod(shape) / 1e9:.1f} GB of shared memory, and /dev/shm "
+                "has less; give the container more (docker run --shm-size=8g or --ipc=host), or fewer --workers, or a "
+                "smaller --micro-batch"
+            ) from None
         self._free = list(range(pieces))
         self._held: dict[int, StorageWeakRef] = {}
 
@@ -218,6 +228,7 @@ def stream(
     workers: processes that decode; the batches are the same for any number. stuck_after: seconds without a
     batch after which a waiting trainer gets an error instead of a hang.
     """
+    shards.hold(order.window)
     in_flight = _PREFETCH * workers
     memory = Recycler(in_flight + 2 if workers else 0, (micro_batch, *augment.size, 3))
     loader = DataLoader(

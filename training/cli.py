@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from manifests.account import numbered
+from manifests.version import common
 from shards.cache import ShardError
 from training.config import TASKS, FinetuneConfig, PretrainConfig, Task, UsageError, load_config, whole_number
 from training.interrupt import ending_as_ctrl_c
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.callback()(common)
 
 
 _ARGUMENTS = {"task": 0, "data": 1, "out": 2}

@@ -119,6 +119,7 @@ def _build(config: FinetuneConfig, labels: dict[str, Any], ranks: Ranks) -> tupl
 def _stream(config: FinetuneConfig, data: LabelledShards, images: int, start: int, ranks: Ranks) -> Iterator[Batch]:
     """This rank's micro-batches of augmented views from where the run stands up to its end."""
     options = {"backgrounds": Backgrounds.from_folder(Path(config.backgrounds))} if config.backgrounds else {}
+    data.hold(config.window)
     draw = MODULES[config.task].Draw(config.image_size, label_set(config.task, data.labels), config.augment, **options)
     return stream(
         data.shards,

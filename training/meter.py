@@ -6,6 +6,7 @@ Floating-point operations count a multiply-add as 2, attention included, recompu
 """
 
 import json
+import re
 import resource
 import sys
 import time
@@ -123,7 +124,9 @@ def device_peak(device: torch.device) -> float:
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
+    if " MIG " in name:  # a slice of a device
+        return 0.0
+    return next((peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"{part}(?!\d)", name)), 0.0)
 
 
 def memory_gb(device: torch.device) -> float:

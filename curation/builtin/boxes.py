@@ -25,14 +25,20 @@ def input_shape(height: int, width: int, size: int) -> tuple[int, int]:
     return (narrow, size) if width >= height else (size, narrow)
 
 
+def shown_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) in pixels of a picture whose long side became `size`."""
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def letterbox(image: NDArray[np.uint8], size: int, fill: int = GREY) -> tuple[NDArray[np.uint8], float]:
     """Scale uint8 [H,W,3] so that its long side is `size`, at the top left of a canvas filled with `fill`.
 
     Returns the canvas, of the picture's `input_shape`, and the scale (canvas pixels per picture pixel).
     """
     height, width = image.shape[:2]
+    h, w = shown_size(height, width, size)
     scale = size / max(height, width)
-    w, h = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = np.full((*input_shape(height, width, size), 3), fill, np.uint8)
     canvas[:h, :w] = resized(image, w, h)
     return canvas, scale

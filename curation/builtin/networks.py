@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from curation.builtin import detector
 from curation.builtin.backbone import Backbone, Outputs
-from curation.builtin.boxes import GREY, keep_best
+from curation.builtin.boxes import GREY, keep_best, shown_size
 from curation.builtin.detector import PeopleDetector
 from curation.builtin.heads import Head, load_head, pooled
 from curation.builtin.text import text_boxes
@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 
 ANSWERS = ("people", "watermark", "style", "text", "safety")
 WEIGHTS = Path(__file__).parent / "weights"
-VERSION = 5  # of everything between the pixels and the answers: raise it when an answer may change
+VERSION = 6  # of everything between the pixels and the answers: raise it when an answer may change
 
 PEOPLE_SIZE, TEXT_SIZE, BODY_SIZE = 448, 512, 320
 LEAST_PERSON, PERSON_OVERLAP = 0.05, 0.45
@@ -132,7 +132,8 @@ class Builtin:
             f.sizes, f.of("person_cells"), f.of("anybody"), strict=True
         ):
             rows = keep_best(boxes, 1 / (1 + np.exp(-(logits + anybody))), LEAST_PERSON, PERSON_OVERLAP)
-            rows[:, :4] *= max(height, width) / PEOPLE_SIZE
+            h, w = shown_size(height, width, PEOPLE_SIZE)
+            rows[:, :4] *= (width / w, height / h) * 2
             rows[:, 0:4:2] = rows[:, 0:4:2].clip(0, width)
             rows[:, 1:4:2] = rows[:, 1:4:2].clip(0, height)
             found.append(rows)
@@ -155,9 +156,9 @@ class Builtin:
         """Per picture [n,9]: x,y of a text region's four corners, clockwise, in its pixels, then its score."""
         found = []
         for (height, width), chance in zip(f.sizes, f.of("text_map"), strict=True):
-            h, w = inside(height, width, TEXT_SIZE, 1)
+            h, w = shown_size(height, width, TEXT_SIZE)
             rows = text_boxes(np.ascontiguousarray(chance[:h, :w]))
-            rows[:, :8] *= max(height, width) / TEXT_SIZE
+            rows[:, :8] *= (width / w, height / h) * 4
             rows[:, 0:8:2] = rows[:, 0:8:2].clip(0, width)
             rows[:, 1:8:2] = rows[:, 1:8:2].clip(0, height)
             found.append(rows)

@@ -34,6 +34,7 @@ Floats = NDArray[np.float32]
 BATCH = 8
 VERSION = 1  # of what happens around the network
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+STRIP = 16  # times longer than wide; of what is longer the ends are not looked at
 PREPARATION = ("mean", "std", "interpolation", "resize_mode")
 CONFIG, WEIGHTS = "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -151,10 +152,18 @@ def fit(image: NDArray[np.uint8], size: int, resize_mode: str, interpolation: st
     if resize_mode == "squash":
         w = h = size
     else:
+        if max(height, width) > STRIP * min(height, width):  # or all of it would be enlarged for its middle
+            image = _middle(image, STRIP * min(height, width))
+            height, width = image.shape[:2]
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     resized = np.asarray(Image.fromarray(image).resize((w, h), FILTERS[interpolation]))
     top, left = round((h - size) / 2), round((w - size) / 2)
     return resized[top : top + size, left : left + size]
+
+
+def _middle(image: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    top, left = (max(0, side - most) // 2 for side in image.shape[:2])
+    return image[top : top + most, left : left + most]
 
 
 def load_clip(weights: ClipWeights) -> Any:

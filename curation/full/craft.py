@@ -29,7 +29,7 @@ TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT, SHORTEST = 0.7, 0.4, 0.4, 20  # Reader
 LEAST_CELLS = 10  # of a word, in its map
 SLOPE, CENTRE, HEIGHT, WIDTH, MARGIN = 0.1, 0.5, 0.5, 0.5, 0.1  # the same, for joining words to lines
 PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-VERSION = 1  # of what happens around the network
+VERSION = 2  # of what happens around the network
 
 
 class TextDetector:

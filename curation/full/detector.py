@@ -30,7 +30,7 @@ STRIDE = 32
 LEAST_SCORE = 0.05
 OVERLAP = 0.7  # intersection over union above which the weaker of two boxes goes; ultralytics' default
 MOST_BOXES = 300
-VERSION = 2  # of what happens around the network
+VERSION = 3  # of what happens around the network
 
 
 class Detector:

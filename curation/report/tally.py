@@ -222,5 +222,8 @@ def _nearest(pick: Smallest) -> tuple[int, ...]:
 
 
 def _range(store: Store, name: str) -> tuple[float, float] | None:
+    axis = column(name)
+    if axis.low is not None and axis.high is not None:
+        return None  # and no file need be asked
     ranges = [found for source in stored([name]) if (found := value_range(store, source))]
     return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None

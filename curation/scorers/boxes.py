@@ -8,10 +8,10 @@ import numpy as np
 BOX_NAMES = ("x0", "y0", "x1", "y1", "score")
 
 
-def to_structs(boxes: np.ndarray, scale: float, width: int, height: int) -> list[dict[str, Any]]:
+def to_structs(boxes: np.ndarray, scale: tuple[float, float], width: int, height: int) -> list[dict[str, Any]]:
     """float (n, 5) of x0 y0 x1 y1 score in working pixels → structs in full-size pixels, inside the image."""
     full = boxes.astype(np.float64)
-    full[:, :4] *= scale
+    full[:, :4] *= (*scale, *scale)
     full[:, [0, 2]] = full[:, [0, 2]].clip(0, width)
     full[:, [1, 3]] = full[:, [1, 3]].clip(0, height)
     return [dict(zip(BOX_NAMES, map(float, box), strict=True)) for box in full]

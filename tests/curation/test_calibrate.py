@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from curation.calibrate import Share, calibrate, curve, with_threshold
+from curation.calibrate import Calibration, Share, calibrate, curve, point_at, with_threshold
 from curation.errors import UsageError
 from curation.labelling.scores import QUESTIONS
 from curation.recipe import load_recipe
@@ -84,6 +84,37 @@ def test_the_line_that_is_written_says_yes_to_the_score_it_was_found_at() -> Non
     for text in ("persons(score > people.min_score) >= 1", "persons(score > 0.9) >= 1"):
         recipe = with_threshold(load_recipe("humans300m", [f"rules.person={text}"]), QUESTIONS["people"], found)
         assert recipe.parsed_rules()[-1].passes(table).all()
+
+
+@pytest.mark.parametrize("op", ["<", "<=", ">", ">="])
+@pytest.mark.parametrize("threshold", [0.0, 0.25])
+def test_ties_are_judged_as_the_line_judges_them(op: str, threshold: float) -> None:
+    """Scores of exactly 0 are common: no writing at all. What a line is said to say is what it says."""
+    values = np.array([0.0, 0.0, 0.0, 0.25, 0.25, 0.5, 0.75], np.float32)
+    truth = np.array([0, 0, 1, 1, 0, 1, 1], bool)
+    recipe = load_recipe("humans300m", [f"rules.text=text_area_outside {op} {threshold}"])
+    table = pa.table({"text_area_outside": values})
+    over = op in {">", "<="}
+    said = Calibration(QUESTIONS["text"], 7, 4, tuple(curve(truth, values.astype(float))), threshold, over)
+    (rule,) = (rule for rule in recipe.parsed_rules() if rule.name == "text")
+    yes = rule.passes(table) if op.startswith(">") else ~np.asarray(rule.passes(table))
+    point = point_at(said, threshold)
+    assert (point.precision.total, point.precision.of) == (int(np.sum(yes)), int(truth[np.asarray(yes)].sum()))
+    (moved,) = (r for r in with_threshold(recipe, QUESTIONS["text"], threshold).parsed_rules() if r.name == "text")
+    yes = moved.passes(table) if op.startswith(">") else ~np.asarray(moved.passes(table))
+    assert (np.asarray(yes) == (values >= threshold)).all()
+
+
+def test_people_who_were_not_found_are_over_no_threshold(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    box = {"x0": 0.0, "y0": 0.0, "x1": 400.0, "y1": 400.0, "score": 0.6}
+    write_run(run, [row(f"/{n}.jpg", person_boxes=[box] if n < 4 else []) for n in range(8)])
+    labels = tmp_path / "people.csv"
+    pd.DataFrame({"uri": [f"/{n}.jpg" for n in range(8)], "label": [1, 1, 1, 1, 1, 0, 0, 0]}).to_csv(labels)
+    found = calibrate("people", labels, str(run))
+    assert found.at_recall(0.8).recall.value == pytest.approx(0.8)
+    with pytest.raises(UsageError, match=r"finds 0\.95 of them; the most is 0\.800"):
+        found.at_recall(0.95)
 
 
 def test_the_rest_of_a_rule_stays_when_its_line_moves() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def curate(*arguments: str | Path, code: int = 0) -> str:
             cli.main()
     assert (done.value.code or 0) == code, printed.getvalue()
     return printed.getvalue()
+
+
+def test_a_terminal_without_our_signs_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ISO-8859-1 there is neither ≥ nor –."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(2):
+        (photos / f"{seed}.jpg").write_bytes(jpeg(seed))
+    few = ["--set", "scorers=[quality]", "--set", "rules={blur: blur > 0}", "--workers", "0"]
+    said = installed("run", photos, tmp_path / "out", *few)
+    assert "whole" in said
+    assert installed("decide", tmp_path / "out", "--set", "rules.blur=blur > 1e9", "--dry-run")
+
+
+def test_the_version_is_told() -> None:
+    assert curate("--version") == f"sapiens-curation {version('sapiens-curation')}\n"
 
 
 def installed(*arguments: str | Path, code: int = 0) -> str:

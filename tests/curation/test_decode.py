@@ -67,7 +67,57 @@ def test_large_jpeg_is_decoded_at_reduced_scale_but_reports_its_full_size() -> N
     picture = decode(encode(scene(1, 4000, 3000)))
     assert (picture.width, picture.height) == (4000, 3000)
     assert 1024 <= max(picture.rgb.shape) < 2048
-    assert picture.scale == pytest.approx(4000 / picture.rgb.shape[1])
+    assert picture.scale == (4000 / picture.rgb.shape[1],) * 2
+
+
+@pytest.mark.parametrize(
+    ("form", "width", "height"),
+    [("JPEG", 1365, 2048), ("JPEG", 601, 3000), ("JPEG", 100, 20000), ("PNG", 1365, 2048), ("PNG", 130, 6000)],
+)
+def test_places_in_a_working_picture_are_places_in_the_photo(form: str, width: int, height: int) -> None:
+    """Also where the sides do not shrink by the same ratio: the edge between black and white is found again."""
+    edge = round(0.9 * height)
+    photo = Image.new("RGB", (width, height), "black")
+    photo.paste("white", (0, edge, width, height))
+    picture = decode(encode(photo, form))
+    column = picture.rgb[:, picture.rgb.shape[1] // 2, 0].astype(float) / 255
+    assert picture.rgb.shape[0] < height
+    assert (len(column) - column.sum()) * picture.scale[1] == pytest.approx(edge, abs=0.2 * picture.scale[1])
+    across, down = picture.rgb.shape[1] * picture.scale[0], picture.rgb.shape[0] * picture.scale[1]
+    assert width <= across + 1e-6
+    assert height <= down + 1e-6
+
+
+def noisy() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("how", ["zeroed", "missing"])
+def test_a_scan_that_is_out_of_step_is_damaged(how: str) -> None:
+    """With restart markers libjpeg goes on behind the damage and speaks of extraneous bytes, as it does of padding."""
+    buffer = io.BytesIO()
+    noisy().save(buffer, "JPEG", restart_marker_rows=2)
+    good, middle = buffer.getvalue(), len(buffer.getvalue()) // 2
+    between = bytes(4096) if how == "zeroed" else b""
+    with pytest.raises(DamagedImage):
+        decode(good[:middle] + between + good[middle + 4096 :])
+
+
+@pytest.mark.parametrize("padding", [bytes(600), b"\xff" * 7 + b"\0"])
+def test_padding_before_the_end_marker_is_harmless(padding: bytes) -> None:
+    good = encode(noisy())
+    assert (decode(good[:-2] + padding + good[-2:]).rgb == decode(good).rgb).all()
+    with pytest.raises(DamagedImage):
+        decode(good[:-2] + b"left over by a damaged scan" * 20 + good[-2:])
+
+
+def test_stray_bytes_between_segments_are_harmless() -> None:
+    good = encode(noisy())
+    tables = good.index(b"\xff\xdb")
+    stray = good[:tables] + b"\0\0" + good[tables:]
+    assert (decode(stray).rgb == decode(good).rgb).all()
+    with pytest.raises(DamagedImage):
+        decode(stray[: len(stray) // 2])
 
 
 def test_transparency_lies_over_white() -> None:

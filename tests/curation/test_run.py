@@ -26,7 +26,7 @@ from curation.inspect import inspect
 from curation.plan import Plan, make_plan, read_plan, unit_size
 from curation.pool import InlinePool, Job, Outcome, Result
 from curation.recipe import Recipe, change, from_dict, to_yaml
-from curation.record import load_record
+from curation.record import Record, load_record
 from curation.report.page import write_report
 from curation.run import Workplace, curate, redecide, stages
 from curation.score import UnitJob, _scorers, load_scorers, score_unit
@@ -405,7 +405,9 @@ def test_networks_stay_loaded_where_only_the_judging_changes(plain_recipe: Recip
     assert [scorer.name for scorer in fewer] == ["quality"]
 
 
-def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe) -> None:
+def test_retry_takes_up_failed_images_only(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = good_photos(tmp_path / "photos", 20), tmp_path / "out"
     (source / "007.jpg").write_bytes(b"")
     (source / "011.jpg").unlink()
@@ -417,9 +419,12 @@ def test_retry_takes_up_failed_images_only(tmp_path: Path, plain_recipe: Recipe)
     assert curate(str(table), str(out), plain_recipe, place=HERE).failed == 2
     with stages(Store(out), Console(quiet=True), HERE) as stage:
         record = stage.plan(str(table), plain_recipe)
+        said = []
+        monkeypatch.setattr(Record, "time", lambda self, name, seconds, images: said.append((name, images)))
         stage.score(record, retry=True)
         stage.decide(record)
         stage.pack(record)
+    assert said[0] == ("score", 2)  # of 20: a rate counts what was asked
     assert record.counts.failed == 0
     assert verify(str(out))[1] == []
     assert pd.read_parquet(out / "manifest").license.tolist() == [f"cc{seed}" for seed in range(20)]

@@ -99,8 +99,8 @@ def test_text_is_measured_where_nobody_looks_for_people(tmp_path: Path) -> None:
 
 
 def test_boxes_are_given_in_pixels_of_the_full_image_and_stay_inside() -> None:
-    boxes = to_structs(np.array([[-5, 10, 300, 90, 0.5]], np.float32), 2.0, 500, 400)
-    assert boxes == [{"x0": 0.0, "y0": 20.0, "x1": 500.0, "y1": 180.0, "score": 0.5}]
+    boxes = to_structs(np.array([[-5, 10, 300, 90, 0.5]], np.float32), (2.0, 3.0), 500, 400)
+    assert boxes == [{"x0": 0.0, "y0": 30.0, "x1": 500.0, "y1": 270.0, "score": 0.5}]
 
 
 def test_a_scorer_that_fails_on_one_image_fails_that_image(

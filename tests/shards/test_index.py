@@ -17,7 +17,10 @@ import pytest
 from manifests.store import Unreachable
 from shards import index
 from shards.cache import ShardCache, ShardError
+from shards.crop import RandomCrop
 from shards.index import open_shards
+from shards.order import Order
+from shards.stream import stream
 from tests.shard_factory import photo, write_curated, write_foreign, write_members
 
 
@@ -142,6 +145,31 @@ def test_what_is_known_is_not_read_again_until_the_tar_changes(tmp_path, monkeyp
     os.utime(tar, ns=(1, 1))
     assert open_shards(str(tar)).fingerprint != first.fingerprint
     assert len(calls) == 2
+
+
+def test_after_a_bad_tar_was_mended_the_others_are_not_read_again(tmp_path, monkeypatch):
+    tars = [write_foreign(tmp_path / f"{name}.tar", range(3)) for name in "abcd"]
+    whole = tars[-1].read_bytes()
+    tars[-1].write_bytes(whole[:700])
+    calls = []
+    real = index.index_tar
+    monkeypatch.setattr(index, "index_tar", lambda *a: calls.append(a[1]) or real(*a))
+    with pytest.raises(ShardError, match=r"d\.tar"):
+        open_shards(str(tmp_path))
+    calls.clear()
+    tars[-1].write_bytes(whole)
+    assert open_shards(str(tmp_path)).count == 12
+    assert calls == [str(tars[-1])]
+
+
+def test_a_wide_window_reads_no_index_twice_and_keeps_few_files_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "FILES", 3)
+    opened = open_shards(str(write_curated(tmp_path / "out", shards=70, per_shard=2)))
+    order = Order(opened.counts, 1, window=70)
+    read = [batch.uids for batch in stream(opened, order, RandomCrop((8, 8)), start=0, stop=140, micro_batch=2)]
+    assert len({uid for batch in read for uid in batch}) == 140
+    assert opened.samples.cache_info().misses == 70
+    assert opened._open.cache_info().currsize == 3
 
 
 @pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.02])
@@ -296,6 +324,22 @@ def test_the_cache_keeps_to_its_size_and_keeps_what_was_used_last(tmp_path, serv
         assert sum(f.stat().st_size for f in cache.folder.iterdir() if not f.name.startswith(".")) <= 2500
     kept = {f.name[-1] for f in cache.folder.iterdir() if not f.name.startswith(".")}
     assert kept == {"a", "d"}
+
+
+def test_lock_files_do_not_grow_with_the_files_that_were_fetched(tmp_path, monkeypatch):
+    """Nobody may delete one, and every fetch looks through the folder."""
+    cache = ShardCache(tmp_path / "shards", limit=10)
+    monkeypatch.setattr(ShardCache, "_download", lambda self, url, name, size: (self.folder / name).write_bytes(b"x"))
+    for number in range(6000):
+        cache.fetch(f"http://host/{number}.tar", 1)
+    assert len(list(cache.folder.glob(".*.lock"))) <= 4096 + 1
+
+
+def test_without_a_home_the_cache_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("SAPIENS_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(OSError, match="set SAPIENS_CACHE"):
+        ShardCache()
 
 
 def test_a_copy_that_another_process_deletes_before_it_is_opened_is_fetched_again(tmp_path, server):

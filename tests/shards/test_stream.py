@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from PIL import Image
 
 from shards.cache import ShardCache, ShardError
 from shards.crop import BrokenImage, Crop, Encoded, RandomCrop, cut
 from shards.index import open_shards
 from shards.order import Order
-from shards.stream import Batch, stream
+from shards.stream import Batch, Recycler, stream
 from tests.shard_factory import photo, write_curated, write_foreign, write_members
 from tests.shards.test_index import own_cache, server  # noqa: F401
 
@@ -113,6 +114,15 @@ def test_downloads_ahead_keep_no_process(tmp_path):
     here = Path(__file__).parents[2]
     ended = subprocess.run(failing, capture_output=True, text=True, timeout=50, cwd=here, check=False)
     assert ended.stderr.strip().endswith("ArithmeticError: no more")
+
+
+def test_too_little_shared_memory_is_told(monkeypatch):
+    def full(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(ShardError, match=r"need 0\.2 GB of shared memory.*--shm-size"):
+        Recycler(8, (8, 1024, 1024, 3))
 
 
 def test_memory_is_reused_only_when_nobody_holds_the_batch(opened):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.meter import PEAK_TFLOPS, Meter, duration, encoder_work, line, pretraining_work
+from training.meter import PEAK_TFLOPS, Meter, device_peak, duration, encoder_work, line, pretraining_work
 from training.models.zoo import FAMILY, build_mae
 from training.plan import activation_bytes, make_plan, state_bytes
 
@@ -70,6 +70,21 @@ def test_plans_follow_from_their_parts():
     assert 16 / 8 * 2.16e9 < state_bytes(FAMILY["2b"], 8, sharded=True) < 5e9
     assert plan.micro_batch["fsdp + checkpointing"] > plan.micro_batch["ddp"]
     assert make_plan(FAMILY["2b"], 1, 10**6, 24, 165).micro_batch["ddp"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA RTX A1000 Laptop GPU", 0.0),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 0.0),
+    ],
+)
+def test_only_a_whole_device_of_the_name_has_the_peak(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert device_peak(torch.device("cuda")) == peak
 
 
 def test_the_line_shows_what_is_known():

@@ -204,17 +204,17 @@ def _curated_boxes(shards: ShardSet, number: int) -> list[np.ndarray | None] | N
     The manifest counts in pixels of the upright source, which packing may have shrunk.
     """
     table = shards.read_index(number)
-    columns = ["person_boxes", "width", "original_width"]
+    columns = ["person_boxes", "width", "original_width", "height", "original_height"]
     if not set(columns) <= set(table.column_names):
         return None
     found: list[np.ndarray | None] = []
-    for people, width, original in zip(*(table[c].to_pylist() for c in columns), strict=True):
+    for people, width, full_width, height, full_height in zip(*(table[c].to_pylist() for c in columns), strict=True):
         if people is None:
             found.append(None)
             continue
         boxes = np.array([[p[c] for c in ("x0", "y0", "x1", "y1", "score")] for p in people], np.float32)
         boxes = boxes.reshape(-1, 5)
-        boxes[:, :4] *= width / original
+        boxes[:, :4] *= (width / full_width, height / full_height) * 2
         found.append(boxes)
     return found
 

@@ -93,7 +93,7 @@ class Detector:
         small, scales = zip(*(_shrunk(image) for image in images), strict=True)
         found = self._networks.people(self._networks.features(small, needs=("people",)))
         for boxes, scale in zip(found, scales, strict=True):
-            boxes[:, :4] *= scale
+            boxes[:, :4] *= scale * 2
         return found
 
 
@@ -183,10 +183,11 @@ def _absolute(uri: str, folder: Path | None = None) -> str:
     return str((path if folder is None or path.is_absolute() else folder / path).resolve())
 
 
-def _shrunk(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The image with its longer side at most WORK_SIDE px, and how many of its pixels one of those is."""
-    ratio = WORK_SIDE / max(image.shape[:2])
+def _shrunk(image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """The image, its longer side at most WORK_SIDE px, and how many of its pixels one of those is across and down."""
+    height, width = image.shape[:2]
+    ratio = WORK_SIDE / max(height, width)
     if ratio >= 1:
-        return image, 1.0
-    size = (max(1, round(image.shape[1] * ratio)), max(1, round(image.shape[0] * ratio)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), 1 / ratio
+        return image, (1.0, 1.0)
+    w, h = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), (width / w, height / h)

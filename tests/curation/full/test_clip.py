@@ -45,6 +45,19 @@ def test_pictures_are_cut_as_open_clip_cuts_them(mode: str, photos: Photos) -> N
         assert np.array_equal(fit(photo, 224, mode, "bicubic"), np.asarray(wanted))
 
 
+def test_of_a_strip_only_the_middle_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 x 2,047 pixels would become 224 x 458,528."""
+    strip = np.zeros((2047, 2, 3), np.uint8)
+    strip[1020:1028] = 255
+    sizes, real = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *a: sizes.append(size) or real(self, size, *a))
+    for picture in (strip, strip.transpose(1, 0, 2)):
+        cut = fit(picture, 224, "shortest", "bicubic")
+        assert cut.shape == (224, 224, 3)
+        assert cut.min() > 250
+    assert max(map(max, sizes)) == 16 * 224
+
+
 def test_a_file_alone_is_asked_for_its_model(clip_folder: Path) -> None:
     file = clip_folder / "open_clip_model.safetensors"
     with pytest.raises(UsageError, match=f"{file} is a file; write open_clip's name of its model before it: ViT-B-32/"):

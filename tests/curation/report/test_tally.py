@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from curation.errors import UsageError
-from curation.recipe import Recipe
+from curation.recipe import Recipe, load_recipe
+from curation.report import tally as tally_module
 from curation.report.columns import KNOWN, SIDES, Column
 from curation.report.histogram import BINS, bin_edges
 from curation.report.picks import Smallest, spread
@@ -62,6 +63,14 @@ def test_counts_equal_those_over_all_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
+def test_only_axes_without_limits_ask_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(tally_module, "value_range", lambda store, source: asked.append(source))
+    write_run(tmp_path, [row("/a.jpg")])
+    tally_module._Counting(Store(str(tmp_path)), load_recipe("humans300m"))
+    assert set(asked) == {"blur", "largest_person_px"}
+
+
 def test_histograms_hold_every_image_once(tmp_path: Path) -> None:
     rows = random_rows(500)
     counts = tally(Store(write_run(tmp_path, rows)), Recipe(**RECIPE))

@@ -132,6 +132,7 @@ def test_curated_shards_bring_their_people_at_the_packed_size(tmp_path: Path):
     person = {"x0": 20.0, "y0": 40.0, "x1": 120.0, "y1": 160.0, "score": 0.75}
     table = pq.read_table(index)
     table = table.append_column("original_width", pa.array([240, 240]))
+    table = table.append_column("original_height", pa.array([2 * height for height in table["height"].to_pylist()]))
     table = table.append_column("person_boxes", pa.array([[person], None]))
     pq.write_table(table, index)
     first, second = list_inputs([str(curated)], tmp_path / "out").inputs
