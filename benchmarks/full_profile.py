@@ -167,12 +167,15 @@ def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:
         barrier = manager.Barrier(processes)
         some = spread(files, min(len(files), PORTION * processes))
         return sum(
-            pool.starmap(engines_loop, [(weights, some[number::processes], barrier) for number in range(processes)])
+            pool.starmap(
+                engines_loop, [(weights, some[number::processes], barrier, number) for number in range(processes)], 1
+            )
         )
 
 
-def engines_loop(weights: dict[str, str], files: list[Path], start: Any) -> float:
+def engines_loop(weights: dict[str, str], files: list[Path], start: Any, number: int) -> float:
     """One process's share of `rate_of_engines`."""
+    os.environ["SAPIENS_GPU"] = str(number)  # as curation.worker tells a worker
     loads = prepared(weights, files)
     for runner, pictures in loads * (3 if CUDA else 1):  # the first calls load kernels and fetch memory
         runner(pictures if CUDA else pictures[:4])

@@ -3,7 +3,8 @@
 from typing import Any
 
 from curation.plan import Plan
-from manifests.store import Store
+from curation.recipe import Recipe
+from manifests.store import Store, content_hash
 
 
 def scores_file(unit: int) -> str:
@@ -49,6 +50,11 @@ def sound_unit_stats(store: Store, unit: int, plan: Plan) -> dict[str, Any] | No
     hashes = {scores_file(unit): stats["sha256"]}
     hashes |= {name: facts["sha256"] for name, facts in stats["embeddings"].items()}
     return stats if all(store.sha256(name) == wanted for name, wanted in hashes.items()) else None
+
+
+def scored_state(recipe: Recipe, plan: Plan, units: list[dict[str, Any]]) -> str:
+    """Changes when the recipe, the plan or the scores of any unit do."""
+    return content_hash([recipe.hash, plan.hash, [stats["sha256"] for stats in units]])
 
 
 def shard_stats(store: Store, shard: int) -> dict[str, Any] | None:

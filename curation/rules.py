@@ -136,6 +136,8 @@ class Rule:
             case _:
                 raise RuleError(f"rule {self.name!r}: {ast.unparse(node)!r} is not allowed; allowed are {FORMS}")
         for part in parts:
+            if isinstance(part, ast.Compare):  # a missing value would be a no there, and `== 0` make it a yes
+                raise RuleError(f"rule {self.name!r}: {ast.unparse(part)!r} is no value; allowed are {FORMS}")
             self._check(part, inside_persons)
 
 

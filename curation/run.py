@@ -19,7 +19,7 @@ from curation import embeddings
 from curation.careful import pack_carefully, score_carefully
 from curation.deciding import ASKING, Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
-from curation.layout import manifest_file, scores_stats_file, shard_stats, sound_unit_stats, unit_stats
+from curation.layout import manifest_file, scored_state, scores_stats_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
 from curation.orphans import keep_orphans
 from curation.pack import ShardJob, pack_shard
@@ -33,7 +33,7 @@ from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, wids_i
 from curation.sources.absent import need_source
 from curation.sources.read import local_uri
 from manifests.account import Counts, numbered
-from manifests.store import Store, content_hash
+from manifests.store import Store
 from shards.writer import SHARDS
 
 ABREAST = 4  # units that the worker of a GPU works on at a time
@@ -291,12 +291,14 @@ class Stages:
             raise UsageError(
                 f"{len(missing)} of {plan.units} units are not scored yet; run `sapiens-curate score {self.store.root}`"
             )
-        return content_hash([recipe.hash, plan.hash, [stats["sha256"] for stats in units if stats]])
+        return scored_state(recipe, plan, [stats for stats in units if stats])
 
     def _is_packed(self, record: Record, state: str) -> bool:
         if record.packed != state or not self._manifest_is_sound(record):
             return False
         stats = self._shard_stats(record)
+        if any(one and one.get("recipe_hash") != record.recipe.hash for one in stats):
+            return False
         return all(stats) and self.store.read_json(WIDS_FILE) == wids_index([one for one in stats if one])
 
     def _shard_stats(self, record: Record) -> list[dict[str, Any] | None]:
@@ -326,8 +328,8 @@ def redecide(out: str, recipe: Recipe) -> tuple[Outcome, Flips]:
     plan, record = read_plan(store), load_record(store)
     check_scored(record, recipe)
     recipe.check_columns(list(plan.extras))
-    if len(store.names("manifest", ".parquet")) != plan.units:
-        raise UsageError(f"{out} has no whole manifest to compare with; run `sapiens-curate decide {out}` first")
+    if not record.decided or len(store.names("manifest", ".parquet")) != plan.units:
+        raise UsageError(f"{out} has no manifest of its scores to compare; run `sapiens-curate decide {out}` first")
     return compare(store, plan, recipe)
 
 
@@ -336,7 +338,8 @@ def check_scored(record: Record, recipe: Recipe) -> None:
     than those that answered.
     """
     missing = [name for name in recipe.scorers if name not in record.models]
-    if not missing and recipe.networks != record.recipe.networks:
+    asked = record.recipe.networks, record.recipe.scorers  # text is another question where nobody looks for people
+    if not missing and (recipe.networks, recipe.scorers) != asked:
         missing = [name for name, identity in _identities(recipe).items() if record.models[name] != identity]
     if missing:
         raise UsageError(

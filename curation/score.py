@@ -23,7 +23,7 @@ from curation.batch import Batch
 from curation.decide import columns_needed, judge
 from curation.decode import Header, Picture, decode
 from curation.embeddings import read_embeddings, write_embeddings
-from curation.errors import UsageError
+from curation.errors import Stopped, UsageError
 from curation.layout import scores_file, scores_stats_file, sound_unit_stats
 from curation.plan import Plan, read_unit
 from curation.questions import SCORERS, STAGES
@@ -155,7 +155,7 @@ def _start(plan: list[Row], old: pa.Table | None, job: UnitJob, stale: list[Scor
     for index, (row, entry) in enumerate(zip(rows, plan, strict=True)):
         if row["status"] == "success":
             row["not_asked"] = [name for name in SCORERS if name in {*row["not_asked"], *again}]
-        if entry["plan_error"]:
+        if entry["plan_error"] and row["status"] != "success":  # `retry` may have read it since
             row.update(_failure("read", entry["plan_error"]))
         elif index in job.deadly:
             row.update(_failure("decode", DEADLY))
@@ -330,8 +330,8 @@ def _ask_all(loaded: list[Loaded], rows: list[Row], asked: list[Scorer]) -> None
     batch = Batch([item.data for item in loaded], pictures, scored, names)
     try:
         _ask(batch, asked)
-    except (UsageError, OSError):
-        raise  # of weights, or of the cache of networks and its disk: no image's fault, whose bytes are read by now
+    except (UsageError, Stopped, OSError):
+        raise  # of weights, a GPU, or the cache of networks and its disk: no image's fault, whose bytes are read by now
     except Exception as error:
         if len(loaded) == 1:
             rows[loaded[0].index].update(_failure("score", describe(error)))

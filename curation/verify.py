@@ -9,13 +9,14 @@ import pyarrow.compute as pc
 from curation.decide import not_asked
 from curation.deciding import ASKING, in_order, manifest_hash
 from curation.embeddings import check_embeddings
-from curation.layout import manifest_file, scores_file, shard_stats, table_file, tar_file, unit_stats
+from curation.layout import manifest_file, scored_state, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
 from curation.record import Record, load_record
 from curation.settle import WIDS_FILE, wids_index
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
 
+_OTHER_RECIPE = "was not decided by run.json's recipe"
 _ALTERED = "does not have the sha256 its stats vouch for; delete it, and `sapiens-curate run` makes it anew"
 
 
@@ -40,7 +41,9 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     if total != record.counts:
         faults.append(f"run.json says {record.counts}; the manifest says {total}")
     kept = 0
-    for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n), record.shards)):
+    ours = not any(_OTHER_RECIPE in fault for fault in faults)  # else all that follows from the recipe differs
+    made_by = {"recipe_hash": record.recipe.hash, "plan_hash": plan.hash} if record.packed and ours else {}
+    for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n, made_by), record.shards)):
         kept += packed
         faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
     stats = list(in_order(lambda shard: shard_stats(store, shard), record.shards, ASKING))
@@ -48,7 +51,9 @@ def verify(out: str) -> tuple[Counts, list[str]]:
         faults.append(f"{WIDS_FILE} does not list the shards that are there; `sapiens-curate pack {out}` makes it anew")
     if kept != total.kept:
         faults.append(f"the shards hold {kept} images, the manifest keeps {total.kept}")
-    if not record.decided:
+    scored = [one for one in in_order(lambda unit: unit_stats(store, unit, plan), plan.units, ASKING) if one]
+    other = ours and len(scored) == plan.units and record.decided != scored_state(record.recipe, plan, scored)
+    if not record.decided or other:  # what is missing was told above
         faults.append(f"scores or recipe changed since it was decided; run `sapiens-curate decide {out}`")
     extra = set(store.names("shards", ".tar")) - {tar_file(shard) for shard in range(record.shards)}
     extra |= set(store.names("manifest", ".parquet")) - {manifest_file(unit) for unit in range(plan.units)}
@@ -72,7 +77,7 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, record: Record) -> t
     ]
     if record.decided and pc.unique(table["recipe_hash"]).to_pylist() != [record.recipe.hash]:
         faults.append(
-            f"manifest of unit {unit} was not decided by run.json's recipe; put that back, or decide by it with "
+            f"manifest of unit {unit} {_OTHER_RECIPE}; put that back, or decide by it with "
             f"`sapiens-curate decide {store.root}`"
         )
     kept = pc.equal(table["verdict"], "kept").to_numpy()
@@ -98,10 +103,12 @@ def _check_embeddings(store: Store, unit: int, plan: Plan, table: pa.Table, stat
     return check_embeddings(store, unit, wanted, stats["embeddings"])
 
 
-def _check_shard(store: Store, shard: int) -> tuple[int, list[str]]:
+def _check_shard(store: Store, shard: int, made_by: dict[str, str]) -> tuple[int, list[str]]:
     stats = shard_stats(store, shard)
     if stats is None:
         return 0, ["is missing or does not have the size its stats vouch for"]
+    if any(stats.get(name) != value for name, value in made_by.items()):
+        return stats["successes"], ["was packed by another decision; delete it, and `sapiens-curate run` makes it anew"]
     faults = [
         f"{name} {_ALTERED}" for name, wanted in stats["sha256"].items() if store.sha256(f"shards/{name}") != wanted
     ]

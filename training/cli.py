@@ -339,6 +339,16 @@ def main() -> None:
         advice = "; free some space, then run the same command again" if full else ""
         print(f"sapiens-train: {error}{advice}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+            raise
+        reason = str(error).split(". ")[0]
+        print(
+            f"sapiens-train: the GPU's memory is full ({reason}); give a smaller --micro-batch or --batch, a smaller "
+            "--model, --activation-checkpointing for a training, or free the GPU; what was saved is unharmed",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

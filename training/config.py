@@ -51,7 +51,7 @@ class RunConfig:
         Literal["auto", "bf16", "fp32"],
         "Arithmetic of the matrix products; weights are always float32. auto: bf16 where the hardware has it.",
     ] = "auto"
-    compile: Annotated[Literal["auto", "on", "off"], "torch.compile per block; auto: on GPUs."] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], "torch.compile per block; auto: on GPUs that have it."] = "auto"
     activation_checkpointing: Annotated[
         bool, "Recompute activations in the backward pass: less memory, a third more work."
     ] = False

@@ -81,12 +81,22 @@ def all_ranks() -> Iterator[Ranks]:
 
 
 def multiplies_bf16(precision: str, device: torch.device) -> bool:
-    """Whether matrix products are to be bf16; auto: on GPUs and on CPUs with units for it, others take ten times as
-    long as for float32.
+    """Whether matrix products are to be bf16; auto: where the hardware has units for it. Other CPUs take ten times as
+    long as for float32, and older GPUs, which only imitate it, are not compiled for.
     """
     if precision == "auto" and device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision == "auto" and device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return precision != "fp32"
+
+
+def compiles(wanted: str, bf16: bool, device: torch.device) -> bool:
+    """Whether blocks are compiled; auto: on GPUs for which torch's compiler has this arithmetic."""
+    if wanted != "auto" or device.type != "cuda":
+        return wanted == "on"
+    can_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cuda.get_device_capability(device) >= (7, 0) and (can_bf16 or not bf16)
 
 
 def spread(

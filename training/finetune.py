@@ -12,7 +12,7 @@ from shards.labelled import LabelledShards, open_labelled
 from shards.order import ORDER_VERSION, Order
 from shards.stream import Batch, stream
 from training.config import FinetuneConfig, UsageError
-from training.distributed import Ranks, all_ranks, bare, multiplies_bf16, spread
+from training.distributed import Ranks, all_ranks, bare, compiles, multiplies_bf16, spread
 from training.loop import Job, Learner, agree_on_data, make_learner, say, train
 from training.meter import finetuning_work
 from training.models.task import build_task, channels_of, label_set
@@ -101,14 +101,15 @@ def _build(config: FinetuneConfig, labels: dict[str, Any], ranks: Ranks) -> tupl
     made = build_task(config.task, config.arch, labels, config.image_size, config.init, padding, config.frozen)
     made.to(ranks.device)
     shift = made.encoder.patch_padding
+    bf16 = multiplies_bf16(config.precision, ranks.device)
     model = spread(
         made,
         [made.encoder.blocks],
         ranks,
         sharded=config.parallel == "fsdp",
-        compiled=config.compile == "on" or (config.compile == "auto" and ranks.device.type == "cuda"),
+        compiled=compiles(config.compile, bf16, ranks.device),
         recompute=config.activation_checkpointing,
-        bf16=multiplies_bf16(config.precision, ranks.device),
+        bf16=bf16,
     )
     optimizer = layerwise_adamw(
         bare(model), config.arch.depth, config.layer_decay, (config.beta1, config.beta2), config.weight_decay

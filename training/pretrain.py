@@ -13,7 +13,7 @@ from shards.index import ShardSet, open_shards
 from shards.order import ORDER_VERSION, Order
 from shards.stream import Batch, stream
 from training.config import PretrainConfig
-from training.distributed import Ranks, all_ranks, bare, multiplies_bf16, spread
+from training.distributed import Ranks, all_ranks, bare, compiles, multiplies_bf16, spread
 from training.loop import Job, Learner, agree_on_data, make_learner, train
 from training.meter import pretraining_work
 from training.models.zoo import PATCH, build_mae
@@ -93,14 +93,15 @@ def _build(config: PretrainConfig, ranks: Ranks) -> Learner:
             predict_ratio=config.predict_ratio if config.decoder == "cross" else None,
             norm_pix=config.norm_pix,
         )
+    bf16 = multiplies_bf16(config.precision, ranks.device)
     model = spread(
         mae,
         [mae.encoder.blocks, mae.decoder.blocks],
         ranks,
         sharded=config.parallel == "fsdp",
-        compiled=config.compile == "on" or (config.compile == "auto" and ranks.device.type == "cuda"),
+        compiled=compiles(config.compile, bf16, ranks.device),
         recompute=config.activation_checkpointing,
-        bf16=multiplies_bf16(config.precision, ranks.device),
+        bf16=bf16,
     )
     optimizer = adamw(bare(model), config.peak_lr, (config.beta1, config.beta2), config.weight_decay)
     return make_learner(model.train(), optimizer, config.ema)

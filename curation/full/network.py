@@ -18,6 +18,7 @@ from torch import nn
 
 from curation.converted import keep, network_file
 from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torch, eager
+from curation.errors import Stopped
 from manifests.lock import exclusive
 
 Array = NDArray[Any]
@@ -87,14 +88,17 @@ class Runner:
     def _source(self) -> "_Converted | _InTorch":
         network, pixels = self.network, self.network.pixels
         if torch.cuda.is_available():
-            built = network.build()
-            engine = compile_torch(
-                built.module,
-                built.example_size,
-                pixels(built.facts),
-                precision=self.precision,
-                device=gpu(torch.cuda.device_count()),
-            )
+            built, device = network.build(), gpu(torch.cuda.device_count())
+            try:
+                engine = compile_torch(
+                    built.module, built.example_size, pixels(built.facts), precision=self.precision, device=device
+                )
+            except RuntimeError as error:  # of memory, or of a GPU that this torch has no kernels for
+                reason = " ".join(str(error).split())[:200]
+                raise Stopped(
+                    f"{network.identity} cannot be put on {device} ({reason}): free its memory, give fewer --workers, "
+                    "or hide the GPU with CUDA_VISIBLE_DEVICES="
+                ) from None
             return _InTorch(engine, built.facts)
         file = network_file(network.identity)
         with exclusive(file.with_suffix(".lock")):  # workers that start together convert once

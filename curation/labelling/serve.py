@@ -38,8 +38,12 @@ class Session:
     lock: Lock
 
     def images(self) -> list[dict[str, object]]:
-        """What the page is told about each image."""
-        return [{"row": row, "score": float(self.scores.values[row])} for row in self.rows]
+        """What the page is told about each image; its label is None where there is none yet."""
+        done = read_done(self.labels, self.question.name)
+        return [
+            {"row": row, "score": float(self.scores.values[row]), "label": done.get(self.scores.uids[row])}
+            for row in self.rows
+        ]
 
     def jpeg(self, row: int) -> bytes:
         """The picture, upright and at most 1024 px, as JPEG."""

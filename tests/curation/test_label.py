@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -130,8 +131,51 @@ def test_a_person_tags_by_keyboard(session: Session, address: str, tmp_path: Pat
     assert rows == [(uids[0], "1"), (uids[1], "0"), (uids[2], ""), (uids[2], "1")]
 
 
-async def typed(url: str, profile: Path, keys: str) -> tuple[str, str, list[str], bytes]:
-    """Press keys in Chromium: the page's heading, its counter, what the console complained of and a screenshot."""
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+def test_a_picture_that_nobody_sees_gets_no_answer(
+    session: Session, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second cannot be shown: a key does nothing there, and the page says so."""
+    real = Session.jpeg
+
+    def gone(self: Session, row: int) -> bytes:
+        if row == session.rows[1]:
+            raise FileNotFoundError(row)
+        return real(self, row)
+
+    monkeypatch.setattr(Session, "jpeg", gone)
+    trouble = "document.getElementById('trouble').textContent.includes('cannot be shown')"
+    _, place, _, _ = asyncio.run(typed(f"{address}/", tmp_path / "profile", "y", trouble, unheard="n"))
+    assert place == "2 of 6"
+    assert list(read_done(session.labels, "watermark")) == [session.scores.uids[session.rows[0]]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+def test_a_key_that_bounces_is_one_answer(
+    session: Session, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Session.answer
+    monkeypatch.setattr(Session, "answer", lambda self, row, label: (time.sleep(0.5), real(self, row, label)))
+    _, place, _, _ = asyncio.run(typed(f"{address}/", tmp_path / "profile", "y", "true", bounces=True))
+    assert place == "2 of 6"
+    with session.labels.open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+def test_a_page_that_is_opened_again_knows_the_answers(session: Session, address: str) -> None:
+    session.answer(session.rows[0], 1)
+    told = json.load(urllib.request.urlopen(f"{address}/images.json"))
+    assert [image["label"] for image in told["images"]] == [1, *[None] * 5]
+
+
+async def typed(
+    url: str, profile: Path, keys: str, at_last: str = "", unheard: str = "", bounces: bool = False
+) -> tuple[str, str, list[str], bytes]:
+    """Press keys in Chromium: the page's heading, its counter, what the console complained of and a screenshot.
+
+    at_last: what becomes true after the keys, by default that a picture is shown. unheard: keys that do nothing then.
+    bounces: every key is pressed twice at once.
+    """
     import base64
 
     from tornado.websocket import websocket_connect
@@ -178,11 +222,21 @@ async def typed(url: str, profile: Path, keys: str) -> tuple[str, str, list[str]
         await ask("Log.enable")
         picture = "document.getElementById('picture')"
         await until(f"{picture} && {picture}.complete && {picture}.naturalWidth > 0")
-        for answered, key in enumerate(keys, 1):
+        shown = f"{picture}.complete && {picture}.naturalWidth > 0"
+
+        async def press(key: str) -> None:
             await ask("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
             await ask("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+        for answered, key in enumerate(keys, 1):
+            await until(shown)
+            for _ in range(1 + bounces):
+                await press(key)
             await until(f"document.body.dataset.answered === '{answered}'")
-        await until(f"{picture}.complete && {picture}.naturalWidth > 0")
+        await until(at_last or shown)
+        for key in unheard:
+            await press(key)
+            await asyncio.sleep(0.3)
         shot = base64.b64decode((await ask("Page.captureScreenshot"))["data"])
         heading = await value("document.getElementById('asks').textContent")
         return heading, await value("document.getElementById('count').textContent"), complaints, shot

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,7 @@ from curation.pool import InlinePool, Job, Outcome, Result
 from curation.recipe import Recipe, change, from_dict, to_yaml
 from curation.record import Record, load_record
 from curation.report.page import write_report
-from curation.run import Workplace, curate, redecide, stages
+from curation.run import Workplace, _identities, check_scored, curate, redecide, stages
 from curation.score import UnitJob, _scorers, load_scorers, score_unit
 from curation.scorers.quality import Quality
 from curation.verify import verify
@@ -428,6 +429,74 @@ def test_retry_takes_up_failed_images_only(
     assert record.counts.failed == 0
     assert verify(str(out))[1] == []
     assert pd.read_parquet(out / "manifest").license.tolist() == [f"cc{seed}" for seed in range(20)]
+
+
+def test_what_retry_has_read_stays_read_when_more_is_asked(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """A file that was not there when the run was planned; the plan says so for ever."""
+    source, out = good_photos(tmp_path / "photos", 2), tmp_path / "out"
+    later = (source / "001.jpg").read_bytes()
+    (source / "001.jpg").unlink()
+    fewer = from_dict({"name": "r", "scorers": ["fingerprint"], "rules": {}}, "r")
+    assert curate(f"{source}/{{000,001}}.jpg", str(out), fewer, place=HERE).failed == 1
+    (source / "001.jpg").write_bytes(later)
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        stage.score(record, retry=True)
+        record.recipe = plain_recipe
+        stage.score(record)
+    scores = pd.read_parquet(out / "scores")
+    assert scores.status.tolist() == ["success", "success"]
+    assert scores.blur.notna().all()
+
+
+def test_scores_that_changed_after_the_decision_are_told(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """As a `retry` that is killed between two units leaves them: run.json knows nothing of it."""
+    source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"
+    (source / "001.jpg").write_bytes(b"")
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    (source / "001.jpg").write_bytes(jpeg(1))
+    score_unit(UnitJob(str(out), 0, read_plan(Store(out)), str(source), plain_recipe, threads=1, retry=True))
+    assert any("changed since it was decided" in fault for fault in verify(str(out))[1])
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        stage.score(load_record(stage.store))
+    with pytest.raises(UsageError, match="no manifest of its scores"):
+        redecide(str(out), plain_recipe)
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        stage.decide(record)
+        stage.pack(record)
+    assert verify(str(out))[1] == []
+
+
+def test_shards_of_another_decision_are_told_and_made_anew(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """A copy of them is put back, of equal sizes."""
+    source, out = tmp_path / "photos", tmp_path / "out"
+    write(source, {"a.jpg": encode(scene(1, 160, 120)), "b.jpg": encode(scene(2, 120, 160))})
+    wide, tall = (change(plain_recipe, [f"rules={{shape: width {op} height}}"]) for op in "><")
+    assert curate(str(source), str(out), wide, place=HERE).kept == 1
+    shutil.copytree(out / "shards", tmp_path / "before")
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        record = load_record(stage.store)
+        record.recipe = tall
+        stage.decide(record)
+        stage.pack(record)
+    assert verify(str(out))[1] == []
+    shutil.rmtree(out / "shards")
+    shutil.copytree(tmp_path / "before", out / "shards")
+    assert any("was packed by another decision" in fault for fault in verify(str(out))[1])
+    with stages(Store(out), Console(quiet=True), HERE) as stage:
+        stage.pack(load_record(stage.store))
+    assert verify(str(out))[1] == []
+
+
+def test_text_is_another_question_where_nobody_looks_for_people() -> None:
+    alone = from_dict({"name": "r", "scorers": ["text"], "rules": {}}, "r")
+    people = change(alone, ["scorers=[people]"])
+    models = _identities(alone) | _identities(people)
+    record = Record(source="", plan_hash="", inputs=0, recipe=people, models=models)
+    check_scored(record, people)
+    with pytest.raises(UsageError, match="text not scored in this run"):
+        check_scored(record, change(alone, ["scorers=[people, text]"]))
 
 
 def test_retry_leaves_alone_what_cannot_be_read_and_what_killed_a_process(tmp_path: Path, plain_recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from curation import score
 from curation.batch import Batch
 from curation.decode import decode
+from curation.errors import Stopped
 from curation.recipe import Recipe, load_recipe
 from curation.record import load_record
 from curation.run import Workplace, curate
@@ -101,6 +102,20 @@ def test_text_is_measured_where_nobody_looks_for_people(tmp_path: Path) -> None:
 def test_boxes_are_given_in_pixels_of_the_full_image_and_stay_inside() -> None:
     boxes = to_structs(np.array([[-5, 10, 300, 90, 0.5]], np.float32), (2.0, 3.0), 500, 400)
     assert boxes == [{"x0": 0.0, "y0": 30.0, "x1": 500.0, "y1": 270.0, "score": 0.5}]
+
+
+def test_what_stops_a_run_is_no_images_fault(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> dict[str, Any]:
+        raise Stopped("the GPU is full")
+
+    monkeypatch.setattr(Quality, "score", full)
+    score._scorers.cache_clear()
+    source = write(tmp_path / "photos", {"0.jpg": jpeg(0)})
+    with pytest.raises(Stopped, match="the GPU is full"):
+        curate(str(source), str(tmp_path / "out"), plain_recipe, place=Workplace(0))
+    score._scorers.cache_clear()
 
 
 def test_a_scorer_that_fails_on_one_image_fails_that_image(

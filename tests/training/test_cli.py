@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from training import cli
@@ -21,6 +22,17 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     with pytest.raises(SystemExit) as done:
         cli.main()
     return int(done.value.code or 0)
+
+
+def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr(cli, "app", full)
+    assert run(monkeypatch, "pretrain", "x") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sapiens-train: the GPU's memory is full (CUDA out of memory); give a smaller --micro-batch")
+    assert said.count("\n") == 1
 
 
 def test_every_setting_has_a_flag_of_its_name(monkeypatch, capsys):

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from tests.training.test_pretrain import metrics, tensors
 from training.config import RunConfig, save_config
-from training.distributed import Ranks, forget_gradients, gradients_synced, multiplies_bf16, spread
+from training.distributed import Ranks, compiles, forget_gradients, gradients_synced, multiplies_bf16, spread
 from training.models.mae import MAE, Decoder
 from training.models.vit import ViT
 from training.pretrain import pretrain
@@ -164,6 +164,21 @@ def test_sharded_weights_compute_in_bf16_what_whole_ones_do(tmp_path):
     assert answers[1][1] == {"torch.float32"}
 
 
+def test_a_gpu_without_bf16_units_trains_in_float32(monkeypatch):
+    """A T4: torch imitates bf16 there, and its compiler refuses to."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    gpu = torch.device("cuda", 0)
+    assert not multiplies_bf16("auto", gpu)
+    assert multiplies_bf16("bf16", gpu)
+    assert compiles("auto", False, gpu)
+    assert not compiles("auto", True, gpu)
+    assert compiles("on", True, gpu)
+    assert not compiles("auto", False, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (6, 1))
+    assert not compiles("auto", False, gpu)
+
+
 @pytest.mark.slow
 def test_an_error_on_every_rank_is_one_sentence(config, tmp_path):
     done = torchrun(config(micro_batch=3), tmp_path)
@@ -189,7 +204,7 @@ def test_a_broken_shard_on_one_rank_ends_all(config, tmp_path, data):
     [
         ("auto", "cpu", False, False),
         ("auto", "cpu", True, True),
-        ("auto", "cuda", False, True),
+        ("auto", "cuda", True, True),
         ("bf16", "cpu", False, True),
         ("fp32", "cuda", True, False),
     ],
@@ -197,4 +212,5 @@ def test_a_broken_shard_on_one_rank_ends_all(config, tmp_path, data):
 def test_products_are_bf16_where_the_hardware_has_it(monkeypatch, precision, device, units, chosen):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: units)
     assert multiplies_bf16(precision, torch.device(device)) is chosen

@@ -3,6 +3,7 @@
 Listing opens tars but no image. A file that cannot be read later is a row with an error, not the end of the run.
 """
 
+import json
 import os
 import stat
 from collections import Counter
@@ -149,7 +150,9 @@ def _list_folder(folder: Path, out: Path, passed_over: Counter[str]) -> Iterator
             error = "a link to a folder is not followed; give the folder itself as another input"
             yield Photo(str(path.relative_to(folder)), str(path), error=error)
         passed_over.update("hidden" for name in (*folders, *files) if name.startswith("."))
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != avoid)
+        shown = [f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != avoid]
+        folders[:] = sorted(f for f in shown if not _holds_results(Path(parent, f)))
+        passed_over.update(["folder of results"] * (len(shown) - len(folders)))
         for file in sorted(f for f in files if not f.startswith(".")):
             path = Path(parent, file)
             suffix, name = path.suffix.lower(), str(path.relative_to(folder).with_suffix(""))
@@ -163,6 +166,15 @@ def _list_folder(folder: Path, out: Path, passed_over: Counter[str]) -> Iterator
                 passed_over[os.fsencode(suffix).decode(errors="replace") or "without suffix"] += 1
         yield from broken
         broken.clear()
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether `predict` wrote into a folder: its run.json alone tells conventions."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and "conventions" in record
 
 
 def _list_tars(pattern: str, passed_over: Counter[str]) -> Iterator[Photo]:

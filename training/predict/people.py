@@ -126,7 +126,9 @@ def read_boxes(file: Path) -> dict[tuple[str, str], np.ndarray]:
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"entry {number} of {file} cannot be read ({error}); give {FORMAT}") from error
         key = (_absolute(uri, file.parent), member)
-        found[key] = np.concatenate([found.get(key, np.empty((0, 5), np.float32)), _stack(boxes)])
+        both = np.concatenate([found.get(key, np.empty((0, 5), np.float32)), _stack(boxes)])
+        _, first = np.unique(both, axis=0, return_index=True)  # an input that was given twice has two rows
+        found[key] = both[np.sort(first)]
     return found
 
 

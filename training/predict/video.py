@@ -92,9 +92,9 @@ class Writer:
     """
 
     def __init__(self, out: Path, name: str, rate: float, style: Style, pictures: bool, data: bool) -> None:
-        self.out, self.name, self.rate, self.style = out, name, rate, style
+        self.out, self.name, self.rate, self.style = out, name, _writable(rate), style
         self.pictures, self.data = pictures, data
-        folder = (out / name).parent
+        folder = (out / name).parent.absolute()  # ffmpeg takes what stands before a colon for a protocol
         folder.mkdir(parents=True, exist_ok=True)
         stem = Path(name).name
         self._beside = {
@@ -159,9 +159,15 @@ class Writer:
                 raise OSError(f"no video of {self._size[0]} x {self._size[1]} can be written to {path}")
         picture = _fitted(picture, self._size)
         due = round(frame.time * self.rate) + 1
-        for _ in range(max(1, due - self._panels)):
+        # one panel ahead of time is rounding; further ahead this frame is passed over
+        for _ in range(max(int(self._panels <= due), due - self._panels)):
             self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             self._panels += 1
+
+
+def _writable(rate: float) -> float:
+    """MPEG-4 divides a second into at most 65,535 parts, and OpenCV gives a frame up to 1,000 of them."""
+    return rate if rate <= 65 else round(rate, 2 if rate < 655 else 0)
 
 
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

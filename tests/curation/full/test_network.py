@@ -3,9 +3,28 @@
 import threading
 import time
 
+import numpy as np
 import pytest
+import torch
 
-from curation.full.network import spread
+from curation.engines import Pixels
+from curation.errors import Stopped
+from curation.full.network import Built, Network, Runner, spread
+
+
+def test_a_gpu_that_cannot_take_a_network_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no image's fault: every one would fail, and the run end well."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("curation.full.network.compile_torch", full)
+    small = Network("net@1", lambda: Built(torch.nn.Conv2d(3, 1, 1), (8, 8), {}), lambda facts: Pixels(), any_size=True)
+    runner = Runner(small)
+    with pytest.raises(Stopped, match=r"net@1 cannot be put on cuda:0 \(CUDA out of memory"):
+        runner([np.zeros((8, 8, 3), np.uint8)])
 
 
 def test_answers_stay_in_order_and_helpers_end_with_the_thread_that_asked() -> None:

@@ -27,6 +27,15 @@ def test_a_folder_is_searched_through_by_path_without_hidden_files_and_the_outpu
     assert names(photos, out=photos / "out") == ["a", "b", "clip", "more/a"]
 
 
+def test_results_of_an_earlier_run_are_no_photos(photos: Path):
+    (photos / "pose").mkdir()
+    (photos / "pose" / "a.panel.jpg").write_bytes(photo(4))
+    (photos / "pose" / "run.json").write_text(json.dumps({"conventions": {}}))
+    listing = list_inputs([str(photos)], photos / "parts")
+    assert [item.name for item in listing.inputs] == ["a", "b", "more/a"]
+    assert listing.passed_over == {"folder of results": 1}
+
+
 def test_what_is_no_photo_is_counted_by_kind(photos: Path):
     (photos / ".hidden.jpg").write_bytes(photo(3))
     (photos / ".git").mkdir()

@@ -45,6 +45,18 @@ def test_of_a_curated_folder_the_manifest_is_taken(tmp_path: Path):
     assert len(read_boxes(tmp_path)["/a.jpg", ""]) == 1
 
 
+def test_an_input_that_was_given_twice_has_everybody_once(tmp_path: Path):
+    file = tmp_path / "earlier.parquet"
+    one, other = ({"x0": x, "y0": 2.0, "x1": 30.0, "y1": 40.0, "score": 0.5} for x in (1.0, 5.0))
+    pd.DataFrame(
+        {"uri": ["/a.jpg", "/a.jpg", "/b.jpg", "/b.jpg"], "person_boxes": [[one], [one], [other], [one]]}
+        | {"kind": ["photo"] * 4, "status": ["success"] * 4}
+    ).to_parquet(file)
+    boxes = read_boxes(file)
+    assert [len(boxes["/a.jpg", ""]), len(boxes["/b.jpg", ""])] == [1, 2]
+    assert boxes["/b.jpg", ""][:, 0].tolist() == [5.0, 1.0]
+
+
 def test_rows_that_do_not_say_who_is_there_are_not_taken_for_nobody(tmp_path: Path):
     """Of an earlier run the videos and what failed, of a curated folder what was not asked or failed."""
     earlier, curated = tmp_path / "earlier.parquet", tmp_path / "manifest" / "00000.parquet"

@@ -97,6 +97,37 @@ def test_a_live_recording_plays_in_true_time(tmp_path):
     assert len(frames_of(tmp_path / "cam.panel.mp4")) in (11, 12)  # one second at 10 per second, from both ends
 
 
+@pytest.mark.parametrize("rate", [29.97, 89.7133, 117.647058, 235.17115, 999.51])
+def test_panels_of_every_frame_rate_can_be_written(tmp_path, rate):
+    """Phones' slow motion has uneven times, of which OpenCV gives the mean; MPEG-4 does not take every number."""
+    writer = Writer(tmp_path, "v", rate, Style(side=64), pictures=True, data=False)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for number in range(3):
+        writer.add(Frame(number, number / rate, image), Prediction(image, ()))
+    assert writer.close() == ("v.panel.mp4",)
+    assert len(frames_of(tmp_path / "v.panel.mp4")) == 3
+
+
+def test_more_frames_than_the_rate_play_in_true_time(tmp_path):
+    """Three seconds at 60 a second, of a file that states no rate: 25 panels a second."""
+    writer = Writer(tmp_path, "v", 25.0, Style(side=64), pictures=True, data=False)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for number in range(180):
+        writer.add(Frame(number, number / 60, image), Prediction(image, ()))
+    writer.close()
+    assert 74 <= len(frames_of(tmp_path / "v.panel.mp4")) <= 77
+
+
+def test_a_folder_may_have_a_colon(tmp_path, monkeypatch):
+    """As the time of day has."""
+    monkeypatch.chdir(tmp_path)
+    writer = Writer(Path("12:30"), "v", 10.0, Style(side=64), pictures=True, data=False)
+    image = np.zeros((48, 64, 3), np.uint8)
+    writer.add(Frame(0, 0.0, image), Prediction(image, ()))
+    assert writer.close() == ("v.panel.mp4",)
+    assert (tmp_path / "12:30" / "v.panel.mp4").stat().st_size > 0
+
+
 def test_frames_of_another_size_fit_into_the_first(tmp_path):
     writer = Writer(tmp_path, "v", 10.0, Style(side=64), pictures=True, data=False)
     for number, shape in enumerate(((48, 64, 3), (64, 48, 3))):
