@@ -444,7 +444,7 @@ def test_what_retry_has_read_stays_read_when_more_is_asked(tmp_path: Path, plain
         stage.score(record, retry=True)
         record.recipe = plain_recipe
         stage.score(record)
-    scores = pd.read_parquet(out / "scores")
+    scores = pd.read_parquet(out / "scores" / "00000.parquet")
     assert scores.status.tolist() == ["success", "success"]
     assert scores.blur.notna().all()
 
