@@ -394,4 +394,4 @@ def _asked(job: UnitJob, stats: dict[str, Any] | None, recipe: Recipe, models: d
 
 
 def _absolute(source: str) -> str:
-    return source if "://" in source else local_uri(os.path.abspath(source))
+    return source if "://" in source else local_uri(os.path.abspath(os.path.expanduser(source)))

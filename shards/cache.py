@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -17,6 +17,8 @@ from manifests.store import Store
 Value = TypeVar("Value")
 
 ATTEMPTS = 5
+PATIENCE = 60.0
+"""Seconds without a byte from a web server; aiohttp itself allows 300 for all of a shard."""
 ABANDONED = 24 * 3600
 """Seconds without a byte after which a download is nobody's any more."""
 
@@ -97,7 +99,8 @@ class ShardCache:
                 raise ShardError(f"{url} does not exist; check the address, or copy the shard there") from error
             except Exception as error:  # clients of object stores raise what they like
                 if attempt == ATTEMPTS:
-                    raise ShardError(f"{url} could not be fetched in {ATTEMPTS} attempts: {error}") from error
+                    told = str(error) or type(error).__name__
+                    raise ShardError(f"{url} could not be fetched in {ATTEMPTS} attempts: {told}") from error
                 time.sleep(0.2 * 4 ** (attempt - 1))
 
     def _evict(self, keep: Path) -> None:
@@ -160,7 +163,13 @@ class ReadAhead:
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """A file system of this process alone: instances that a parent made do not survive a fork."""
     protocol = fsspec.utils.get_protocol(url)
-    options = {} if protocol == "memory" else {"skip_instance_cache": True}
+    options: dict[str, Any] = {} if protocol == "memory" else {"skip_instance_cache": True}
+    if protocol in {"http", "https"}:
+        from aiohttp import ClientTimeout  # which not everybody needs
+
+        configured = fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
+        patient = ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+        options["client_kwargs"] = {"timeout": patient, **configured}
     return fsspec.core.url_to_fs(url, **options)
 
 

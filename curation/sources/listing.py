@@ -106,7 +106,25 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     if os.path.exists(pattern):
         return [os.path.abspath(pattern)]
-    return sorted(os.path.abspath(path) for path in glob.glob(os.path.expanduser(pattern), recursive=True))
+    return sorted({os.path.abspath(path) for path in _glob(os.path.expanduser(pattern))})
+
+
+def _glob(pattern: str) -> list[str]:
+    """As `glob.glob`, whose `**` goes through links to folders: round in circles where they lead back."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return glob.glob(pattern)
+    at = parts.index("**")
+    front, rest = "/".join(parts[:at]) + "/" * (at > 0), "/".join(parts[at + 1 :])
+    found = []
+    for top in glob.glob(front) if front else [""]:
+        if not rest:
+            found.append(top or ".")  # the folder itself, which is searched
+            continue
+        for folder, names, _ in os.walk(top or "."):
+            names[:] = [name for name in names if not name.startswith(".")]
+            found += _glob(os.path.join(glob.escape(folder), rest))
+    return found
 
 
 def _absent(pattern: str) -> list[str]:

@@ -55,11 +55,12 @@ def read_columns(uri: str) -> pa.Table:
     if caption is not None:
         columns["caption"] = _as_text(uri, table, caption)
     for name in (name for name in table.column_names if name not in {path, caption}):
-        column = table[name]
-        own = name
+        column, own = table[name], name
+        if _is_hollow(column.type):
+            column = pa.chunked_array([pa.nulls(len(column), pa.string())])
         while own in taken - {name} or own in {*PLAN.names, *manifest_schema([]).names}:
             own = f"source_{own}"
-        columns[own] = _as_text(uri, table, name) if _is_awkward(column.type) else _plain(column)
+        columns[own] = _as_text(uri, table, name) if _is_awkward(table[name].type) else _plain(column)
     return pa.table(columns)
 
 
@@ -75,21 +76,33 @@ def _as_text(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
 
 def _line(uri: str, line: str) -> str:
     """A line of a .txt table as text; a name that is not UTF-8 becomes a `file://` URL beside the table."""
-    if line.isprintable() or "://" in line:
+    if "://" in line:  # a byte that is not UTF-8 as URLs hold it
+        return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in line)
+    if line.isprintable():
         return line
     return local_uri(os.path.join(os.path.dirname(os.path.abspath(uri)), line))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Categories as what they stand for, half floats as floats: rules and the report know no others."""
+    """Categories as what they stand for, half floats as floats, views as text: rules, the report and Arrow's own `take`
+    know no others.
+    """
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        return column.cast(pa.string() if pa.types.is_string_view(column.type) else pa.binary())
     return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
 def _is_awkward(kind: pa.DataType) -> bool:
     """Types that rules cannot compare or parquet cannot hold: dates become ISO text, nothing becomes empty text."""
     return pa.types.is_null(kind) or pa.types.is_temporal(kind)
+
+
+def _is_hollow(kind: pa.DataType) -> bool:
+    """A struct without fields, as JSON's {}, or what holds one: parquet cannot."""
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(map(_is_hollow, inner))
 
 
 def list_table(uri: str, table: pa.Table) -> Iterator[Entry]:

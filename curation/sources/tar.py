@@ -21,6 +21,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
     A tar that breaks off yields its whole members and one entry that says so.
     """
     images: list[Entry] = []
+    sparse: list[Entry] = []
     captions: dict[str, str] = {}
     error = ""
     try:
@@ -34,6 +35,13 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                     passed_over["hidden"] += 1
                     continue
                 kind, sample = suffix(member.name), _sample(member.name)
+                if member.issparse():  # its bytes do not lie in one piece
+                    if kind in IMAGE_SUFFIXES:
+                        name = member.name.encode("utf-8", "backslashreplace").decode()
+                        sparse.append(Entry(uri, name, error="SparseMember: packed by tar -S; unpack the tar first"))
+                    else:
+                        passed_over["sparse in a tar"] += 1
+                    continue
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError(f"breaks off inside {member.name!r}")
                 if kind in IMAGE_SUFFIXES:
@@ -46,7 +54,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                 else:
                     passed_over[kind_of(member.name)] += 1
             _check_end(file, tar.offset, end)
-    except (tarfile.TarError, OSError, EOFError) as broken:
+    except Exception as broken:  # tarfile's, and whatever clients of web servers and object stores raise
         error = describe(broken)
     photos = {_sample(image.member) for image in images if suffix(image.member) in JPEG_SUFFIXES}
     for image in images:
@@ -55,6 +63,7 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
             passed_over[f"{kind} beside a JPEG"] += 1  # a mask or depth map of the same sample
         else:
             yield replace(image, caption=captions.get(sample, ""))
+    yield from sparse
     if error:
         yield Entry(uri, error=f"{error} (its {len(images)} whole images before that are listed)")
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -270,6 +271,88 @@ def test_categories_and_half_floats_are_columns_that_rules_can_read(tmp_path: Pa
     recipe = change(plain_recipe, ["rules.license=license == 'cc0'", "rules.score=score < 1.5"])
     curate(str(tmp_path / "t.parquet"), str(tmp_path / "out"), recipe, place=HERE)
     assert pd.read_parquet(tmp_path / "out" / "manifest").reasons.map(list).tolist()[1] == ["license", "score"]
+
+
+def test_a_pattern_does_not_follow_links_to_folders(tmp_path: Path) -> None:
+    """Which lead back: the paths would double at each of forty levels."""
+    write(tmp_path / "photos" / "sub", {"a.jpg": jpeg(1)})
+    for name in ("x", "y"):
+        (tmp_path / "photos" / name).symlink_to(".")
+    assert [Path(e.uri).name for e in listed(tmp_path / "photos" / "**" / "*.jpg")] == ["a.jpg"]
+    assert [Path(e.uri).name for e in listed(tmp_path / "**" / "sub" / "**" / "*.jpg")] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["view.parquet", "hollow.jsonl"])
+def test_columns_that_parquet_or_arrow_cannot_handle_do_not_end_a_run(
+    tmp_path: Path, plain_recipe: Recipe, kind: str
+) -> None:
+    write(tmp_path, {f"{n}.jpg": jpeg(n) for n in range(3)})
+    names = [f"{n}.jpg" for n in range(3)]
+    if kind == "view.parquet":
+        pq.write_table(pa.table({"path": names, "note": pa.array(["a", "b", "c"], pa.string_view())}), tmp_path / kind)
+    else:
+        lines = [json.dumps({"path": name, "meta": {}, "deep": [{"in": {}}]}) for name in names]
+        (tmp_path / kind).write_text("\n".join(lines))
+    assert curate(str(tmp_path / kind), str(tmp_path / "out"), plain_recipe, place=HERE).kept == 3
+    assert verify(str(tmp_path / "out"))[1] == []
+
+
+def test_a_url_that_is_not_utf8_is_written_as_urls_are(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"http://h/a.jpg\nhttp://h/caf\xe9.jpg\n")
+    assert [e.uri for e in listed(tmp_path / "list.txt")] == ["http://h/a.jpg", "http://h/caf%E9.jpg"]
+
+
+def test_a_source_in_ones_home_is_found_again(
+    tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "photos", {"a.jpg": jpeg(1)})
+    assert curate("~/photos", str(tmp_path / "out"), plain_recipe, place=HERE).kept == 1
+    assert curate(str(tmp_path / "photos"), str(tmp_path / "out"), plain_recipe, place=HERE).kept == 1
+
+
+def test_a_tar_whose_server_gives_up_is_an_entry_and_the_next_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp's errors are no OSErrors."""
+    from aiohttp import ServerDisconnectedError
+
+    from curation.sources import tar as tars
+
+    for name in "ab":
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for n in range(2):
+                data = jpeg(n)
+                info = tarfile.TarInfo(f"{n}.jpg")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    real = tars.open_at_offsets
+
+    def failing(uri: str) -> Any:
+        if uri.endswith("a.tar"):
+            raise ServerDisconnectedError
+        return real(uri)
+
+    monkeypatch.setattr(tars, "open_at_offsets", failing)
+    entries = listed(f"{tmp_path}/*.tar")
+    assert [e.error.split(":")[0] for e in entries] == ["ServerDisconnectedError", "", ""]
+
+
+def test_sparse_members_of_a_tar_are_told_and_the_others_read(tmp_path: Path) -> None:
+    holes = tmp_path / "holes.bmp"
+    with holes.open("wb") as file:
+        file.write(b"BM")
+        file.truncate(1 << 20)
+        file.seek(0, 2)
+        file.write(b"end")
+    (tmp_path / "z.jpg").write_bytes(jpeg(1))
+    command = ["tar", "-S", "--format=pax", "-cf", "s.tar", "holes.bmp", "z.jpg"]
+    if subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode:
+        pytest.skip("no GNU tar")
+    whole, told = listed(tmp_path / "s.tar")
+    assert (whole.member, whole.error) == ("z.jpg", "")
+    assert read_bytes(whole.uri, whole.member_offset, whole.bytes) == jpeg(1)
+    assert told.error.startswith("SparseMember")
 
 
 def test_globs_and_braces(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.store import Unreachable
+from shards import cache as cache_module
 from shards import index
 from shards.cache import ShardCache, ShardError
 from shards.crop import RandomCrop
@@ -365,6 +366,21 @@ def test_what_a_killed_download_left_is_deleted_when_it_is_old(tmp_path, server)
     os.utime(old, (0, 0))
     cache.fetch(f"{server}/a")
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_web_server_may_take_its_time_for_a_shard(tmp_path, monkeypatch):
+    """Bounded is the silence, not the whole: 300 seconds, aiohttp's own, is too little for a gigabyte."""
+    fs, _ = cache_module._filesystem("http://host/a.tar")
+    assert fs.client_kwargs["timeout"].total is None
+    assert fs.client_kwargs["timeout"].sock_read == cache_module.PATIENCE
+
+    def silent(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(cache_module, "_filesystem", silent)
+    monkeypatch.setattr(cache_module.time, "sleep", lambda _: None)
+    with pytest.raises(ShardError, match="in 5 attempts: TimeoutError"):
+        ShardCache(tmp_path / "shards").fetch("http://host/a.tar")
 
 
 def test_a_download_of_the_wrong_size_is_refused(tmp_path, server, monkeypatch):
