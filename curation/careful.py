@@ -1,8 +1,8 @@
 """Score a unit or pack a shard whose worker died: in a child process, image by image, so that the one that kills it is
 known.
 
-The child announces each image before it touches it. When it dies, the image announced last is marked as failed and
-another child takes over; every other image is worked on as usual.
+The child announces each image before it touches it, and -1 behind the last. When it dies, the image announced last is
+marked as failed and another child takes over; every other image is worked on as usual.
 """
 
 import pickle
@@ -54,7 +54,7 @@ def _in_children(work: Callable[[Job, Callable[[int], None]], Any], job: Job, na
                 "enough memory? Give fewer --workers"
             )
         last = int(announced[-1])
-        if last in job.deadly:  # which the child only names and passes over
+        if last < 0:
             raise Stopped(
                 f"{name}: its process was killed by signal {-child.returncode} after its last image; is there enough "
                 "memory? Give fewer --workers"

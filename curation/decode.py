@@ -164,7 +164,7 @@ def _without_stray(data: bytes, warning: str) -> bytes:
 
 def _pixel(full: tuple[int, int], decoded: tuple[int, int]) -> float:
     """How many pixels wide a decoded one is: libjpeg's are exactly 8 / n. The last one hangs over where that does not
-    divide the side.
+    divide the side; in a photo on its side or head it may be the first, and places are off by less than one of them.
     """
     fitting = (n for n in range(8, 0, -1) if all(-(-f * n // 8) == d for f, d in zip(full, decoded, strict=True)))
     return 8 / next(fitting, 8)

@@ -63,7 +63,7 @@ class SourceChanged(ValueError):
 
 def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> Packed:
     """Write the shard's tar and parquet, or find that they are there already. A shard that lacks images is written
-    anew: they may be there again. Each image is announced before it is touched."""
+    anew: they may be there again. Each image is announced before it is touched, -1 after all."""
     cv2.setNumThreads(1)
     need_source(job.source)
     store = Store(job.out)
@@ -141,6 +141,7 @@ def _write(
                 yield _sample(row, offset, size, job.recipe)
             except Exception as error:
                 failed[row["key"]] = describe(error)
+        announce(-1)
 
     def fill(path: Path) -> None:
         failed.clear()

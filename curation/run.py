@@ -337,9 +337,13 @@ def check_scored(record: Record, recipe: Recipe) -> None:
     """UsageError where a recipe asks a question that this run has not put to its images, or puts it to other networks
     than those that answered.
     """
+    from curation.scorers import NOBODY
+
     missing = [name for name in recipe.scorers if name not in record.models]
-    asked = record.recipe.networks, record.recipe.scorers  # text is another question where nobody looks for people
-    if not missing and (recipe.networks, recipe.scorers) != asked:
+    if "text" in recipe.scorers and "text" not in missing:  # another question where nobody looks for people
+        alone = record.models["text"].endswith(NOBODY)
+        missing += ["text"] * (alone == ("people" in recipe.scorers))
+    if not missing and recipe.networks != record.recipe.networks:
         missing = [name for name, identity in _identities(recipe).items() if record.models[name] != identity]
     if missing:
         raise UsageError(

@@ -70,7 +70,7 @@ class Loaded:
 def score_unit(job: UnitJob, announce: Callable[[int], None] | None = None) -> Counts:
     """Bring the unit's score file up to date. Returns its counts under the recipe, duplicates not yet looked at.
 
-    With `announce` images are taken strictly one by one and each row is announced before it is touched.
+    With `announce` images are taken strictly one by one and each row is announced before it is touched, -1 after all.
     """
     cv2.setNumThreads(1)
     need_source(job.source)
@@ -268,6 +268,7 @@ def _one_by_one(
         rows[index].update(loaded.row)
         if loaded.picture is not None:
             yield [loaded]
+    announce(-1)
 
 
 def _load(index: int, entry: Row) -> Loaded:

@@ -10,7 +10,7 @@ import re
 import tarfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache, partial
@@ -184,18 +184,27 @@ def _learn(
     """Add what is in tars to `known`, and keep it now and then: who is stopped at the last of many, or meets a bad one,
     need not read the others again.
     """
-    kept = time.monotonic()
-    try:
-        with ThreadPoolExecutor(16) as pool:
-            for shard in pool.map(lambda tar: _describe(tar, cache), fresh):
+    kept, broken = time.monotonic(), []
+    with ThreadPoolExecutor(16) as pool:
+        asked = {pool.submit(_describe, tar, cache): tar for tar in fresh}
+        try:
+            for done in as_completed(asked):
+                if error := done.exception():
+                    broken.append((fresh.index(asked[done]), error))
+                    continue
+                shard = done.result()
                 known[shard.url, shard.bytes, shard.stamp] = shard
                 if time.monotonic() - kept > KEEP_EVERY:
                     _save_known(sources, list(known.values()))
                     kept = time.monotonic()
-    except BaseException:
-        if known:
-            _save_known(sources, list(known.values()))
-        raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            if known:
+                _save_known(sources, list(known.values()))
+    if broken:
+        raise min(broken, key=lambda one: one[0])[1]
 
 
 def _absolute(source: str) -> str:

@@ -228,6 +228,9 @@ def stream(
     workers: processes that decode; the batches are the same for any number. stuck_after: seconds without a
     batch after which a waiting trainer gets an error instead of a hang.
     """
+    remote = any(is_remote(shard.url) for shard in shards.shards)
+    if remote:
+        _check_cache_size(shards, order)
     shards.hold(order.window)
     in_flight = _PREFETCH * workers
     memory = Recycler(in_flight + 2 if workers else 0, (micro_batch, *augment.size, 3))
@@ -247,12 +250,9 @@ def stream(
     ending.callback(atexit.unregister, ending.close)
     ending.callback(_end_workers, batches)
     atexit.register(ending.close)  # an error's traceback holds on to this generator for as long as the process lives
-    remote = any(is_remote(shard.url) for shard in shards.shards)
-    if remote:
-        _check_cache_size(shards, order)
-    ahead = ending.enter_context(closing(ReadAhead(shards.cache))) if remote else None
     position = start + rank * micro_batch
     try:
+        ahead = ending.enter_context(closing(ReadAhead(shards.cache))) if remote else None
         while True:
             if ahead:
                 _read_ahead(ahead, shards, order, position)

@@ -6,6 +6,7 @@ import json
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -337,18 +338,21 @@ def main() -> None:
     except (UsageError, ShardError, OSError) as error:  # OSError: a full disk, a folder that is a file or read-only
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; free some space, then run the same command again" if full else ""
-        print(f"sapiens-train: {error}{advice}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error}{advice}")
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
             raise
         reason = str(error).split(". ")[0]
-        print(
-            f"sapiens-train: the GPU's memory is full ({reason}); give a smaller --micro-batch or --batch, a smaller "
-            "--model, --activation-checkpointing for a training, or free the GPU; what was saved is unharmed",
-            file=sys.stderr,
+        _refuse(
+            f"the GPU's memory is full ({reason}); give a smaller --micro-batch or --batch, a smaller --model, "
+            "--activation-checkpointing for a training, or free the GPU; what was saved is unharmed"
         )
-        sys.exit(2)
+
+
+def _refuse(text: str) -> None:
+    with suppress(OSError):  # of a Ctrl-C that ended `2>&1 | tee` too
+        print(f"sapiens-train: {text}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ def ending_as_ctrl_c() -> Iterator[None]:
     """SIGTERM, and the end of a terminal, end what runs here as Ctrl-C does: what was done is put in order, a webcam's
     recording is kept.
     """
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, *_hangup())}
+    heard = (signal.SIGTERM, *_hangup())
+
+    def once(_number: int, _frame: FrameType | None) -> None:
+        for number in heard:  # a closing terminal sends two, and the second would end the putting in order
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, once) for number in heard}
     try:
         yield
     finally:
@@ -30,13 +37,13 @@ def _hangup() -> tuple[signal.Signals, ...]:
 
 
 PASSED_ON = 5.0
-"""Seconds within which a second SIGTERM may be the first once more."""
+"""Seconds within which a second SIGTERM or SIGHUP may be the first once more."""
 
 
 class Interrupt:
     """Remembers SIGTERM, SIGUSR1, SIGHUP and Ctrl-C for the loop to see at the end of a step. A second signal ends the
-    process at once, but for a SIGTERM soon after the first: torchrun passes on the one that a batch system has sent to
-    every process already.
+    process at once, but for a SIGTERM or SIGHUP soon after the first: torchrun passes on what a batch system has sent
+    to every process already, and of a closing terminal both the shell and the system tell.
     """
 
     def __init__(self) -> None:
@@ -53,7 +60,7 @@ class Interrupt:
         if number in (signal.SIGINT, signal.SIGHUP) and os.getpid() != self._process:
             return  # a forked decoder gets what its terminal sends too; the trainer ends it
         now = time.monotonic()
-        if self.asked and (number != signal.SIGTERM or now - self._since > PASSED_ON):
+        if self.asked and (number not in (signal.SIGTERM, signal.SIGHUP) or now - self._since > PASSED_ON):
             os._exit(128 + number)
         self.asked, self._since = True, self._since or now
 

@@ -380,16 +380,17 @@ class Interval:
         comparing runs.
         """
         rates = self.meter.read(self.job.work, self.ranks.world, self.peak)
-        images = self.job.steps * self.job.config.total_batch
+        batch = self.job.config.total_batch
+        left = (self.job.images - progress.samples_seen) // batch
         metrics = {
             **asdict(progress),
-            "steps": progress.step + (images - progress.samples_seen) // self.job.config.total_batch,
+            "steps": progress.step + left,
             "loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "lr": lr,
             "grad_norm": norm if math.isfinite(norm) else None,
             **rates,
             "memory_gb": memory_gb(self.ranks.device),
-            "eta_s": (images - progress.samples_seen) / rates["images_per_s"],
+            "eta_s": left * batch / rates["images_per_s"],
             "samples": f"{int(self.ranks.sum(self._keys)) % 2**64:016x}",
         }
         self._losses.clear()

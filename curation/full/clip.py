@@ -32,7 +32,7 @@ from manifests.store import Store
 
 Floats = NDArray[np.float32]
 BATCH = 8
-VERSION = 1  # of what happens around the network
+VERSION = 2  # of what happens around the network
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 STRIP = 16  # times longer than wide; of what is longer the ends are not looked at
 PREPARATION = ("mean", "std", "interpolation", "resize_mode")

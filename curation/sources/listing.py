@@ -51,7 +51,7 @@ def list_source(source: str, exclude: Path | None = None) -> Listing:
     if os.path.isdir(source):
         os.scandir(source).close()  # raises where it may not be read: a plan without its photos would stay
     passed_over: Counter[str] = Counter()
-    matches = {pattern: _matches(pattern) for pattern in _patterns(source)}
+    matches = {pattern: _matches(pattern, passed_over) for pattern in _patterns(source)}
     if not any(matches.values()):
         raise UsageError(f"nothing is at {source!r}; give {ALLOWED}")
     paths = _outermost([path for pattern, found in matches.items() for path in found or _absent(pattern)])
@@ -98,7 +98,7 @@ def _is_pattern(url: str) -> bool:
     return "*" in url or "[" in url if is_web(url) else glob.has_magic(url)  # of a web address ? begins the query
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str, passed_over: Counter[str]) -> list[str]:
     """Existing paths that a pattern names, sorted; a name with glob letters that exists is that name. A URL's pattern
     stays one."""
     if "://" in pattern:
@@ -106,11 +106,13 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     if os.path.exists(pattern):
         return [os.path.abspath(pattern)]
-    return sorted({os.path.abspath(path) for path in _glob(os.path.expanduser(pattern))})
+    return sorted({os.path.abspath(path) for path in _glob(os.path.expanduser(pattern), passed_over)})
 
 
-def _glob(pattern: str) -> list[str]:
-    """As `glob.glob`, whose `**` goes through links to folders: round in circles where they lead back."""
+def _glob(pattern: str, passed_over: Counter[str]) -> list[str]:
+    """As `glob.glob`, but that `**` counts links to folders instead of following them: round in circles where they lead
+    back.
+    """
     parts = pattern.split("/")
     if "**" not in parts:
         return glob.glob(pattern)
@@ -123,7 +125,9 @@ def _glob(pattern: str) -> list[str]:
             continue
         for folder, names, _ in os.walk(top or "."):
             names[:] = [name for name in names if not name.startswith(".")]
-            found += _glob(os.path.join(glob.escape(folder), rest))
+            passed_over.update("linked folder" for name in names if os.path.islink(os.path.join(folder, name)))
+            matched = _glob(os.path.join(glob.escape(folder), rest), passed_over)
+            found += [path for path in matched if not (os.path.islink(path) and os.path.isdir(path))]
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from PIL import Image
 from rich.console import Console
 
 from curation import run
-from curation.careful import score_carefully
+from curation.careful import pack_carefully, score_carefully
 from curation.cli import retry
 from curation.errors import Stopped, UsageError
 from curation.funnel import funnel_text
 from curation.inspect import inspect
+from curation.pack import ShardJob
 from curation.plan import Plan, make_plan, read_plan, unit_size
 from curation.pool import InlinePool, Job, Outcome, Result
 from curation.recipe import Recipe, change, from_dict, to_yaml
@@ -511,6 +513,7 @@ def test_retry_leaves_alone_what_cannot_be_read_and_what_killed_a_process(tmp_pa
     job = UnitJob(str(out), 0, read_plan(Store(out)), str(source), plain_recipe, threads=1, retry=True, deadly=(1,))
     score_unit(job, touched.append)
     scores = pd.read_parquet(out / "scores" / "00000.parquet")
+    assert touched.pop() == -1  # behind the last
     assert [Path(scores.uri[row]).name for row in touched] == ["empty.jpg", "link.jpg"]
     assert scores.error_message[1].startswith("WorkerDied")
     after = scores.set_index("uri")
@@ -723,11 +726,28 @@ def test_a_process_that_dies_before_any_image_is_one_sentence(
 def test_a_process_that_dies_after_its_last_image_is_one_sentence(
     tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Passing that image over does not help, and every child would name it again."""
-    killed = subprocess.CompletedProcess([], returncode=-9, stdout=b"0\n1\n", stderr=b"")
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: killed)
+    """No image is to blame: each would be failed in turn, or a shard be tried for ever."""
+    store, source = Store(tmp_path / "out"), good_photos(tmp_path / "photos", 3)
+    plan, _ = make_plan(str(source), store)
+    started = []
+
+    def killed_at_the_end(command: list[str], *, input: bytes, **_: object) -> subprocess.CompletedProcess[bytes]:
+        work, job = pickle.loads(input)
+        announced: list[int] = []
+        started.append(job)
+        work(job, announced.append)
+        said = "\n".join(map(str, announced)).encode()
+        return subprocess.CompletedProcess([], returncode=-9, stdout=said, stderr=b"")
+
+    monkeypatch.setattr(subprocess, "run", killed_at_the_end)
     with pytest.raises(Stopped, match=r"unit 0: its process was killed by signal 9 after its last image"):
-        score_carefully(UnitJob(str(tmp_path), 0, Plan(1, 1, "", ()), str(tmp_path), plain_recipe, threads=1))
+        score_carefully(UnitJob(store.root, 0, plan, str(source), plain_recipe, threads=1))
+    shutil.rmtree(tmp_path / "out")
+    curate(str(source), store.root, plain_recipe, place=HERE)
+    shutil.rmtree(tmp_path / "out" / "shards")
+    with pytest.raises(Stopped, match=r"shard 0: its process was killed by signal 9 after its last image"):
+        pack_carefully(ShardJob(store.root, 0, (0,), read_plan(store), str(source), plain_recipe))
+    assert len(started) == 2
 
 
 def test_what_a_child_raises_is_raised_here(tmp_path: Path, plain_recipe: Recipe) -> None:

@@ -150,17 +150,17 @@ def test_what_is_known_is_not_read_again_until_the_tar_changes(tmp_path, monkeyp
 
 def test_after_a_bad_tar_was_mended_the_others_are_not_read_again(tmp_path, monkeypatch):
     tars = [write_foreign(tmp_path / f"{name}.tar", range(3)) for name in "abcd"]
-    whole = tars[-1].read_bytes()
-    tars[-1].write_bytes(whole[:700])
+    whole = tars[1].read_bytes()
+    tars[1].write_bytes(whole[:700])
     calls = []
     real = index.index_tar
     monkeypatch.setattr(index, "index_tar", lambda *a: calls.append(a[1]) or real(*a))
-    with pytest.raises(ShardError, match=r"d\.tar"):
+    with pytest.raises(ShardError, match=r"b\.tar"):
         open_shards(str(tmp_path))
     calls.clear()
-    tars[-1].write_bytes(whole)
+    tars[1].write_bytes(whole)
     assert open_shards(str(tmp_path)).count == 12
-    assert calls == [str(tars[-1])]
+    assert calls == [str(tars[1])]
 
 
 def test_a_wide_window_reads_no_index_twice_and_keeps_few_files_open(tmp_path, monkeypatch):
@@ -331,9 +331,10 @@ def test_lock_files_do_not_grow_with_the_files_that_were_fetched(tmp_path, monke
     """Nobody may delete one, and every fetch looks through the folder."""
     cache = ShardCache(tmp_path / "shards", limit=10)
     monkeypatch.setattr(ShardCache, "_download", lambda self, url, name, size: (self.folder / name).write_bytes(b"x"))
+    monkeypatch.setattr(ShardCache, "_evict", lambda self, keep: None)
     for number in range(6000):
         cache.fetch(f"http://host/{number}.tar", 1)
-    assert len(list(cache.folder.glob(".*.lock"))) <= 4096 + 1
+    assert len(list(cache.folder.glob(".*.lock"))) <= 4096
 
 
 def test_without_a_home_the_cache_says_what_to_set(monkeypatch):

@@ -101,7 +101,9 @@ def _blocks_see(rendezvous: Path, sharded: bool, answer: Any) -> None:
 
 
 def _held_between_passes(rank: int, rendezvous: Path, sharded: bool, answer: Any) -> None:
-    """Bytes of whole gradients after each of three passes, with gradients exchanged in the last, in three steps."""
+    """After each of three passes, with gradients exchanged in the last, in three steps: how many weights have whole
+    gradients under FSDP, where the gradients lie under DDP.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -139,13 +141,15 @@ def test_gradients_lie_in_one_place_while_they_add_up(tmp_path, sharded):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [
-        context.Process(target=_held_between_passes, args=(rank, tmp_path / "meet", sharded, queue)) for rank in (0, 1)
+        context.Process(target=_held_between_passes, args=(rank, tmp_path / "meet", sharded, queue), daemon=True)
+        for rank in (0, 1)
     ]
     for process in processes:
         process.start()
     held = queue.get(timeout=120)
     for process in processes:
-        process.join()
+        process.join(60)
+        assert process.exitcode == 0
     settled = held if sharded else held[5:]
     assert settled == [settled[0]] * len(settled)
     assert not sharded or settled[0] == 0

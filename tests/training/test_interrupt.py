@@ -7,7 +7,7 @@ from multiprocessing.sharedctypes import Synchronized
 import pytest
 
 from training import interrupt
-from training.interrupt import Interrupt
+from training.interrupt import Interrupt, ending_as_ctrl_c
 
 
 def _ctrl_c_twice() -> None:
@@ -34,6 +34,22 @@ def test_a_sigterm_that_torchrun_passes_on_is_the_first_once_more(later: float, 
     trainer.join()
     assert bool(saved.value) is saves
     assert trainer.exitcode == (0 if saves else 128 + signal.SIGTERM)
+
+
+def test_a_closing_terminal_is_heard_once() -> None:
+    """Its shell sends SIGHUP, and the system once more."""
+    with Interrupt() as asked:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    assert asked.asked
+    order = []
+    with ending_as_ctrl_c():
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGHUP)  # while the recording is put in order
+            order.append("kept")
+    assert order == ["kept"]
 
 
 def test_forked_decoders_leave_ctrl_c_to_the_trainer() -> None:

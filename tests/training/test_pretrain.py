@@ -140,11 +140,14 @@ def test_a_training_whose_lines_nobody_reads_any_more_is_saved(config, tmp_path)
     save_config(config(images=8 * 10_000, save_every=10_000), tmp_path / "piped.yaml")
     command = [sys.executable, "-m", "training.cli", "pretrain", "--config", str(tmp_path / "piped.yaml")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
-        assert any("loss" in line for line in trainer.stdout)
-        trainer.stdout.close()
-        trainer.send_signal(signal.SIGINT)
-        assert trainer.wait(timeout=120) == 75
-        assert trainer.stderr.read() == ""
+        try:
+            assert any("loss" in line for line in trainer.stdout)
+            trainer.stdout.close()
+            trainer.send_signal(signal.SIGINT)
+            assert trainer.wait(timeout=120) == 75
+            assert trainer.stderr.read() == ""
+        finally:
+            trainer.kill()
     assert len(list((tmp_path / "run/ckpt").glob("step-*"))) == 1
 
 
@@ -439,6 +442,7 @@ def test_steps_are_counted_on_after_another_batch_size(config, tmp_path):
     pretrain(config(images=16))
     pretrain(config(images=48, batch=16))
     assert [(m["step"], m["steps"]) for m in metrics(tmp_path / "run")] == [(1, 2), (2, 2), (3, 4), (4, 4)]
+    assert all(m["eta_s"] >= 0 for m in metrics(tmp_path / "run"))
 
 
 def test_the_average_of_a_run_is_what_others_read(straight):

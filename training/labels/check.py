@@ -86,13 +86,14 @@ def _read_photo(given: Given) -> _Photo:
 
 
 def _refusal(given: Given, member: str, error: LabelError, photo: _Photo | None = None) -> Row:
-    return _account(given, member, photo) | {"status": "refused", "reason": error.reason, "error_message": str(error)}
+    told = {"status": "refused", "reason": error.reason, "error_message": _text(str(error))}
+    return _account(given, member, photo) | told
 
 
 def _account(given: Given, member: str, photo: _Photo | None) -> Row:
     return {
-        "uri": given.uri,
-        "member": f"{given.member}#{member}" if given.member and member else given.member or member,
+        "uri": _text(given.uri),
+        "member": _text(f"{given.member}#{member}" if given.member and member else given.member or member),
         "status": "packed",
         "reason": "",
         "error_message": "",
@@ -103,6 +104,11 @@ def _account(given: Given, member: str, photo: _Photo | None) -> Row:
         "clipped": False,
         "sample": -1,
     }
+
+
+def _text(name: str) -> str:
+    """A name as tables hold it: bytes that are not UTF-8, and halves of characters, escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _uid(photo: _Photo, label: bytes, number: int) -> str:
@@ -173,6 +179,8 @@ def _person_box(
     if box is None:
         seen = keypoints[keypoints[:, 2] > 0, :2]
         low, high = seen.min(axis=0), seen.max(axis=0)
+        if not (high - low).any():
+            raise LabelError(EMPTY, "it has no box, and keypoints at one place alone do not tell its size")
         margin = np.maximum(0.1 * (high - low), 2)
         x0, y0, x1, y1 = (float(v) for v in (*(low - margin), *(high + margin)))
     else:

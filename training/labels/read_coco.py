@@ -1,7 +1,7 @@
 """Keypoint files in COCO's format: 17, COCO-WholeBody's 133, or any other number of keypoints."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,18 @@ def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[
     order, others = _order(path, content, keypoints), _others(content, keypoints)
     people: dict[str, list[GivenPerson]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
-        people[_identity(annotation.get("image_id"))].append(_person(annotation, number, order, others))
+        own = order.get(_identity(annotation.get("category_id")), order[""])
+        people[_identity(annotation.get("image_id"))].append(_person(annotation, number, own, others))
+    files: dict[str, set[str]] = defaultdict(set)
+    for entry in content["images"]:
+        files[_identity(entry.get("id"))].add(_file_name(entry))
+    bases = Counter(Path(name).name for name in set().union(*files.values()))
     given = []
     for entry in content["images"]:
-        if found := people.pop(_identity(entry.get("id")), None):
-            given.append(_photo(path, images, entry, found))
+        identity = _identity(entry.get("id"))
+        if found := people.pop(identity, None):
+            is_sole = bases[Path(_file_name(entry)).name] == 1
+            given.append(_photo(path, images, entry, found, is_sole, sorted(files[identity])))
     return keypoints, given + list(_astray(path, people))
 
 
@@ -81,7 +88,8 @@ def _others(content: dict[str, Any], keypoints: KeypointSet) -> dict[str, str]:
 
 
 def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
-    first: dict[str, Any] = next((a for a in content["annotations"] if isinstance(a.get("keypoints"), list)), {})
+    lists = (a for a in content["annotations"] if isinstance(a.get("keypoints"), list) and a["keypoints"])
+    first: dict[str, Any] = next(lists, {})
     if "face_kpts" in first:
         return KeypointSet.load("wholebody133")
     named, count = _named(content), len(first.get("keypoints", ())) // 3
@@ -97,18 +105,24 @@ def _recognise(path: Path, content: dict[str, Any]) -> KeypointSet:
     )
 
 
-def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> tuple[int, ...]:
-    """Where in the file's lists each keypoint of the set stands, by the names of the file's categories."""
+def _order(path: Path, content: dict[str, Any], keypoints: KeypointSet) -> dict[str, tuple[int, ...]]:
+    """Where in the file's lists each keypoint of the set stands, by the names of the file's categories: category id →
+    places, and "" for annotations of none of these.
+    """
     as_many = [names for names in _named(content) if len(names) == len(keypoints.names)]
     if not as_many:  # COCO-WholeBody names only the first 17
-        return tuple(range(len(keypoints.names)))
-    names = next((names for names in as_many if set(names) == set(keypoints.names)), None)
-    if names is None:
+        return {"": tuple(range(len(keypoints.names)))}
+    found = {
+        identity: tuple(names.index(name) for name in keypoints.names)
+        for identity, (_, names) in _categories(content).items()
+        if len(names) == len(keypoints.names) and set(names) == set(keypoints.names)
+    }
+    if not found:
         strange = sorted(set(as_many[0]) - set(keypoints.names))
         raise UsageError(
             f"{path} calls keypoints {', '.join(strange[:3])}, which {keypoints.name} does not have; give --set"
         )
-    return tuple(names.index(name) for name in keypoints.names)
+    return {"": next(iter(found.values())), **found}
 
 
 def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...], others: dict[str, str]) -> GivenPerson:
@@ -119,9 +133,10 @@ def _person(annotation: dict[str, Any], number: int, order: tuple[int, ...], oth
     try:
         keypoints, box = _keypoints(annotation, order), _box(annotation)
         area = sum(_numbers(annotation, "area")) or float("nan")  # 0 says no more than leaving it out
+        is_crowd = any(_numbers(annotation, "iscrowd"))
     except LabelError as error:
         return GivenPerson(member, (), refused=error)
-    return GivenPerson(member, keypoints, box, area, bool(annotation.get("iscrowd", 0)))
+    return GivenPerson(member, keypoints, box, area, is_crowd)
 
 
 def _keypoints(annotation: dict[str, Any], order: tuple[int, ...]) -> tuple[float, ...]:
@@ -159,20 +174,32 @@ def _numbers(annotation: dict[str, Any], field: str) -> list[float]:
     return numbers
 
 
-def _photo(path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson]) -> Given:
+def _file_name(entry: dict[str, Any]) -> str:
+    """Of an image, with slashes where Windows wrote it."""
+    return str(entry.get("file_name") or "").replace("\\", "/")
+
+
+def _photo(
+    path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson], is_sole: bool, files: list[str]
+) -> Given:
+    """is_sole: no other image has this name in another folder. files: all that have this id."""
     name = str(entry.get("file_name") or "")
     size = refused = None
+    if len(files) > 1:
+        refused = LabelError(NOWHERE, f"its id {entry.get('id')} is that of several images: {', '.join(files[:3])}")
     try:
         size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
     except (TypeError, ValueError, OverflowError):
         sides = f"{entry['height']!r} and {entry['width']!r}"
         refused = LabelError(BROKEN_LABEL, f"its height and width are {sides} in the file, not whole numbers")
-    return Given(str(path), name, partial(_read_image, images, name), tuple(people), size=size, refused=refused)
+    read = partial(_read_image, images, name, is_sole)
+    return Given(str(path), name, read, tuple(people), size=size, refused=refused)
 
 
-def _read_image(images: Path, name: str) -> bytes:
-    there = name.replace("\\", "/")  # as Windows writes it
-    for candidate in (images / name, images / there, images / Path(there).name):
+def _read_image(images: Path, name: str, is_sole: bool) -> bytes:
+    there = _file_name({"file_name": name})
+    anywhere = (images / Path(there).name,) if is_sole else ()
+    for candidate in (images / name, images / there, *anywhere):
         if name and candidate.is_file():
             return candidate.read_bytes()
     raise LabelError(NOWHERE, f"there is no '{name}' in {images}")

@@ -39,7 +39,8 @@ def read_tar_dense(path: Path, task: Task, how: Convention) -> list[Given]:
     given = []
     for key, members in _samples(path).items():
         image = _image(members)
-        wanted = (f"{task}.png", f"{task}.npy", "mask.png", "depth.png", "png", "npy")
+        masks = ("mask.png",) if task == "parts" else ()
+        wanted = (f"{task}.png", f"{task}.npy", *masks, "png", "npy")
         label = next((suffix for suffix in wanted if suffix in members and suffix != image), None)
         refused = None
         if image is None:

@@ -220,6 +220,88 @@ def test_ids_of_several_kinds_and_names_from_windows_are_understood(tmp_path: Pa
     assert (counts["packed"], counts["photos"]) == (3, 2)
 
 
+def changed_coco(folder: Path, annotations: list[dict[str, Any]], photos: int, **entries: Any) -> Path:
+    """A COCO file of which some lists are others: `images` and `categories` by what to change of each entry."""
+    path = write_coco(folder, annotations, photos)
+    content = json.loads(path.read_text())
+    for name, changes in entries.items():
+        content[name] = [old | new for old, new in zip(content[name], changes, strict=True)]
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_an_id_of_several_images_is_told(tmp_path: Path) -> None:
+    """As in files that were joined without counting on: everybody would lie on the first photo."""
+    people = [person(0), person(0), person(2)]
+    path = changed_coco(tmp_path / "coco", people, 3, images=[{}, {"id": 0}, {}])
+    assert packed("pose", tmp_path / "out", path)["counts"]["packed"] == 1
+    (told,) = set(manifest(tmp_path / "out").query("status == 'refused'").error_message)
+    assert told == "its id 0 is that of several images: 0.jpg, 1.jpg"
+
+
+def test_a_photo_that_is_missing_is_not_replaced_by_another_of_its_name(tmp_path: Path) -> None:
+    names = [{"file_name": "train/0.jpg"}, {"file_name": "test/0.jpg"}, {"file_name": "test/2.jpg"}]
+    path = changed_coco(tmp_path / "coco", [person(n) for n in range(3)], 3, images=names)
+    assert packed("pose", tmp_path / "out", path)["counts"]["packed"] == 1  # 2.jpg, which no other is called
+    assert refusals(tmp_path / "out").keys() == {"label without its image"}
+    for folder in ("train", "test"):
+        (tmp_path / "coco" / "images" / folder).mkdir()
+        (tmp_path / "coco" / "images" / folder / "0.jpg").write_bytes(photo(7 + len(folder)))
+    assert packed("pose", tmp_path / "both", path)["counts"]["photos"] == 3
+
+
+def test_a_name_that_is_not_unicode_costs_no_other(tmp_path: Path) -> None:
+    path = changed_coco(tmp_path / "coco", [person(0), person(1)], 2, images=[{"file_name": "\ud83d.jpg"}, {}])
+    assert packed("pose", tmp_path / "out", path)["counts"]["packed"] == 1
+    assert list(refusals(tmp_path / "out")) == ["label without its image"]
+
+
+def test_a_crowd_in_text_and_people_of_one_point(tmp_path: Path) -> None:
+    point = [0.0, 0.0, 0] * 16 + [50.0, 50.0, 2]
+    people = [person(0, iscrowd="0"), person(0, iscrowd="1"), person(1, bbox=None, keypoints=point)]
+    people.append(person(1, keypoints=point))
+    assert packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", people))["counts"]["packed"] == 2
+    told = set(manifest(tmp_path / "out").query("status == 'refused'").error_message)
+    assert told == {
+        "it stands for a crowd (iscrowd)",
+        "it has no box, and keypoints at one place alone do not tell its size",
+    }
+
+
+def test_somebody_without_keypoints_first_hides_nobody(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "coco", [person(0, keypoints=[]), person(1)])
+    assert packed("pose", tmp_path / "out", path)["counts"]["packed"] == 1
+
+
+def test_every_category_has_its_own_order_of_keypoints(tmp_path: Path) -> None:
+    names = list(KeypointSet.load("coco17").names)
+    flat = np.array(person(0)["keypoints"]).reshape(17, 3)
+    path = write_coco(tmp_path / "coco", [person(0), person(1, category_id=2, keypoints=flat[::-1].ravel().tolist())])
+    content = json.loads(path.read_text())
+    content["categories"] = [
+        {"id": 1, "name": "man", "keypoints": names},
+        {"id": 2, "name": "woman", "keypoints": names[::-1]},
+    ]
+    path.write_text(json.dumps(content))
+    packed("pose", tmp_path / "out", path)
+    opened = open_labelled(str(tmp_path / "out"))
+    first, second = (opened.read(0, row).row["keypoints"] for row in range(2))
+    assert first == second
+
+
+def test_the_masks_of_a_tar_are_no_depth(tmp_path: Path) -> None:
+    mask = io.BytesIO()
+    Image.fromarray(np.ones((HEIGHT, WIDTH), np.uint8)).save(mask, "PNG")
+    depth = io.BytesIO()
+    np.save(depth, np.ones((HEIGHT, WIDTH), np.float32))
+    members = [("0.jpg", photo(0)), ("0.depth.npy", depth.getvalue()), ("0.mask.png", mask.getvalue())]
+    members += [("1.jpg", photo(1)), ("1.mask.png", mask.getvalue())]
+    tar = write_members(tmp_path / "a.tar", members)
+    assert packed("depth", tmp_path / "depth", tar)["counts"]["packed"] == 1
+    assert list(refusals(tmp_path / "depth")) == ["image without a label"]
+    assert packed("parts", tmp_path / "parts", tar)["counts"]["packed"] == 2
+
+
 def test_a_box_without_keypoints_is_no_label_rather_than_a_broken_one(tmp_path: Path) -> None:
     box = {name: value for name, value in person(0).items() if name != "keypoints"}
     packed("pose", tmp_path / "out", write_coco(tmp_path / "coco", [person(0), box]))
