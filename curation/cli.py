@@ -4,6 +4,7 @@ Each command imports what it needs itself: torch, Dask and matplotlib take secon
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def decide(
         check_scored(record, chosen)
         record.recipe = chosen
         stage.decide(record)
-    console.print(f"{record.counts}; next: sapiens-curate pack {quote(out)}")
+    console.print(f"next: sapiens-curate pack {quote(out)}")
 
 
 @app.command()
@@ -160,12 +161,14 @@ def retry(out: Out, workers: Workers = None, scheduler: Scheduler = None) -> Non
 
     with _resumable(), stages(Store(out), console, Workplace(workers, scheduler)) as stage:
         record = load_record(stage.store)
+        before = record.counts.failed
         stage.score(record, retry=True)
         record.packed = ""  # an image that failed when it was packed is tried again too
         stage.decide(record)
         stage.pack(record)
     console.print(f"report: {write_report(out)}")
     _finish(out)
+    console.print(f"of {numbered(before, 'failed image')} {record.counts.failed} still fail; the report names them")
 
 
 @app.command()
@@ -274,9 +277,11 @@ def label(
         console.print(f"nothing left to label: {labels} holds an answer for every image")
         return
     with make_server(session, port) as server:
-        shown = numbered(len(session.rows), "image")
-        console.print(f"{shown} at http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)")
+        for ends in (signal.SIGINT, signal.SIGTERM):  # also where a script starts it behind an &
+            signal.signal(ends, signal.default_int_handler)
         try:
+            shown = numbered(len(session.rows), "image")
+            console.print(f"{shown} at http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)")
             server.serve_forever()
         except KeyboardInterrupt:
             console.print(

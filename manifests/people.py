@@ -48,6 +48,7 @@ class PeoplePerImage:
             pairs = zip(QUANTILES, self.largest_px, strict=True)
             quantiles = "  ".join(f"{100 * quantile:.0f} %: {px:.0f}" for quantile, px in pairs)
             lines.append(f"short side of the largest person in kept images, pixels at quantile  {quantiles}")
+        lines.append("persons: those whom the recipe counts, by score and size")
         return "\n".join(lines)
 
 

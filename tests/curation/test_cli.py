@@ -46,6 +46,28 @@ def test_a_terminal_without_our_signs_ends_no_run(tmp_path: Path, monkeypatch: p
     assert installed("decide", tmp_path / "out", "--set", "rules.blur=blur > 1e9", "--dry-run")
 
 
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_the_labelling_page_ends_well_behind_a_scripts_ampersand(
+    made_run: Path, tmp_path: Path, ends: signal.Signals
+) -> None:
+    """A shell starts what stands before & with Ctrl-C ignored."""
+    command = [COMMAND, "label", str(made_run), "watermark", "--labels", str(tmp_path / "labels.csv")]
+    ignoring = [
+        sys.executable,
+        "-c",
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])",
+    ]
+    with subprocess.Popen([*ignoring, *command], stdout=subprocess.PIPE, text=True) as page:
+        try:
+            assert page.stdout is not None
+            assert "stop with Ctrl-C" in page.stdout.readline()
+            page.send_signal(ends)
+            assert page.wait(timeout=60) == 0
+            assert "next: sapiens-curate calibrate watermark" in page.stdout.read()
+        finally:
+            page.kill()
+
+
 def test_the_version_is_told() -> None:
     assert curate("--version") == f"sapiens-curation {version('sapiens-curation')}\n"
 
