@@ -138,19 +138,21 @@ def _decode_jpeg(data: bytes, header: Header, work_side: int | None) -> np.ndarr
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **sides)
     except ValueError as error:
         warning = str(error)
-    strict = "Unknown Adobe color transform" not in warning  # which changes no pixel
     try:
-        return simplejpeg.decode_jpeg(_without_stray(data, warning) if strict else data, "RGB", strict=strict, **sides)
+        return simplejpeg.decode_jpeg(_mended(data, warning), "RGB", strict=True, **sides)
     except ValueError as error:
         raise DamagedImage(str(error)) from None
 
 
-def _without_stray(data: bytes, warning: str) -> bytes:
-    """A JPEG without the bytes between its segments, or the padding before its end marker, of which a decoder warned.
+def _mended(data: bytes, warning: str) -> bytes:
+    """A JPEG without what a decoder warned of and no pixel hangs on: bytes between its segments, padding before its end
+    marker, an Adobe transform that there is not.
 
     Raises ValueError where they are neither: what a damaged scan leaves over is not 00 and FF alone.
     """
     found = STRAY.search(warning)
+    if "Unknown Adobe color transform" in warning:
+        return strip_metadata(data)
     if not found:
         raise ValueError(warning)
     whole = strip_metadata(data)

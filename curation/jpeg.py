@@ -1,6 +1,7 @@
 """Take private metadata out of a JPEG, or put a colour profile into it, without touching its pixels."""
 
 EOI, SOS, COM, APP0, APP2, APP14 = 0xD9, 0xDA, 0xFE, 0xE0, 0xE2, 0xEE
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
 ICC_TAG, ICC_BYTES = b"ICC_PROFILE\0", 65_519  # of a profile in one segment (ICC.1, annex B.4)
 
@@ -8,17 +9,20 @@ ICC_TAG, ICC_BYTES = b"ICC_PROFILE\0", 65_519  # of a profile in one segment (IC
 def strip_metadata(data: bytes) -> bytes:
     """Drop EXIF (GPS, serial numbers, thumbnail), XMP, IPTC, comments, maker data and all that follows the picture.
 
-    Kept are the segments that decide what the pixels look like: JFIF (APP0), the ICC profile (APP2) and Adobe's
-    colour transform (APP14). What follows the end marker goes too: phones put second pictures and videos there.
+    Kept are the segments that decide what the pixels look like: JFIF (APP0), the ICC profile (APP2) and Adobe's colour
+    transform (APP14, mended where it is none). What follows the end marker goes too: phones put second pictures and
+    videos there.
     Raises ValueError where the bytes are not a whole JPEG.
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("no JPEG: it does not start with FF D8")
     parts = [data[:2]]
-    at = 2
+    at, components, adobe = 2, 0, 0
     while True:
         marker, at = _next_marker(data, at)
         if marker == EOI:
+            if components == 3 and adobe and parts[adobe][-1] > 1:  # no such code; decoders take it for 1, or refuse it
+                parts[adobe] = parts[adobe][:-1] + b"\x01"
             parts.append(b"\xff\xd9")
             return b"".join(parts)
         if marker in STANDALONE:
@@ -28,8 +32,11 @@ def strip_metadata(data: bytes) -> bytes:
         segment, end = data[at : at + length], at + length
         if length < 2 or end > len(data):
             raise ValueError(f"the JPEG breaks off in segment FF {marker:02X}")
+        if marker in FRAMES:
+            components = segment[7]
         if _keep(marker, segment[2:]):
-            parts.append(bytes([0xFF, marker]) + segment)
+            adobe = len(parts) if marker == APP14 else adobe
+            parts.append(bytes([0xFF, marker]) + _bare(marker, segment))
         at = end
         if marker == SOS:
             end = _end_of_scan(data, at)
@@ -48,12 +55,23 @@ def with_profile(data: bytes, profile: bytes) -> bytes:
     return data[:start] + b"".join(segments) + data[start:]
 
 
+def _bare(marker: int, segment: bytes) -> bytes:
+    """JFIF's segment without its thumbnail, which may show what was cut off; Adobe's without what follows it."""
+    if marker == APP0:
+        body = segment[2:14] + b"\0\0"
+    elif marker == APP14:
+        body = segment[2:14]
+    else:
+        return segment
+    return (len(body) + 2).to_bytes(2, "big") + body
+
+
 def _keep(marker: int, body: bytes) -> bool:
     if APP0 <= marker <= 0xEF:
         return (
-            (marker == APP0 and body.startswith(b"JFIF\0"))
+            (marker == APP0 and body.startswith(b"JFIF\0") and len(body) >= 14)
             or (marker == APP2 and body.startswith(ICC_TAG))
-            or (marker == APP14 and body.startswith(b"Adobe"))
+            or (marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12)
         )
     return marker != COM
 

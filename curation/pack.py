@@ -69,7 +69,8 @@ def pack_shard(job: ShardJob, announce: Callable[[int], None] | None = None) -> 
     store = Store(job.out)
     table, offsets = _members(store, job)
     models = table["models"][0].as_py()  # whose answers stand in the samples too
-    rows_hash = content_hash([table["key"].to_pylist(), table["uid"].to_pylist(), models])
+    told = ("key", "uid", "uri", "member", "caption")  # which stand in them as well
+    rows_hash = content_hash([*(table[name].to_pylist() for name in told), models])
     stats = shard_stats(store, job.shard)
     if stats and _is_done(store, job, stats, rows_hash):
         return Packed(job.shard, stats["successes"], 0, fresh=False)

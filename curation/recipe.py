@@ -93,9 +93,10 @@ class Recipe(_Strict):
             raise ValueError(f"classifiers: {min(unknown)!r} is no concept; there are {', '.join(self.concepts)}")
         taken = {field.name for field in manifest_schema([])}
         for name in self.own_concepts:
-            if not re.fullmatch("[a-z][a-z0-9_]*", name) or f"p{name}" in taken:
+            asked_by_us = name in {"people", "text", "safety"}  # by which `label` and `calibrate` know other questions
+            if asked_by_us or not re.fullmatch("[a-z][a-z0-9_]*", name) or f"p{name}" in taken:
                 raise ValueError(
-                    f"concepts: {name!r} cannot be a column p{name}; use other lower-case letters and digits"
+                    f"concepts: {name!r} cannot be the name of one of your own; use other lower-case letters and digits"
                 )
         if "embedding" in self.scorers and self.profile != "full":
             raise ValueError("the scorer 'embedding' is for `profile: full`; the built-in networks have no CLIP")
@@ -235,8 +236,12 @@ def _read(name: str) -> Any:
             ) from None
     try:
         return yaml.load(text, _NoDoubles)
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise UsageError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
+
+
+NO_YAML = (yaml.YAMLError, ValueError, IndexError, TypeError)
+"""What reading YAML raises: the last three of dates and numbers that there are not, such as 2024-02-30."""
 
 
 class _NoDoubles(yaml.SafeLoader):
@@ -266,7 +271,7 @@ def _override(values: Any, overrides: list[str]) -> Any:
                 raise UsageError(f"--set {item!r}: {parent!r} holds a value, not a section")
         try:
             target[last] = yaml.load(text, _NoDoubles)
-        except yaml.YAMLError:
+        except NO_YAML:
             raise UsageError(f"--set {item!r}: the value cannot be read; quote it as YAML asks") from None
     return values
 

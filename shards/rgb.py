@@ -33,6 +33,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         grey = np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[values == clear] = 255
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "F":
         raise NoWhite("floating-point pixels have no stated white; save the picture with 8 or 16 bits")

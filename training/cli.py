@@ -52,6 +52,8 @@ def settings_of(kind: type) -> Callable[[Callable[[Any], None]], Callable[..., N
 
         def run(**given: Any) -> None:
             named = given.pop("config")
+            if given.get("out") and not given.get("data"):  # the last argument alone
+                raise UsageError(f"OUT is missing: {given['out']} alone was given; give DATA and behind it OUT")
             command(load_config(kind, named, {name: value for name, value in given.items() if value is not None}))
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -237,8 +239,8 @@ def plan(
     model: Annotated[str, typer.Option(help=f"One of {', '.join(FAMILY)}.")] = "0.3b",
     gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
     images: Annotated[str, typer.Option(metavar="N", help="Images to see, such as 300e6.")] = "300e6",
-    gpu_memory: Annotated[float, typer.Option(min=1, help="GB of one GPU.")] = 80.0,
-    peak_tflops: Annotated[float, typer.Option(min=1, help="Dense bf16 peak of one GPU.")] = 989.4,
+    gpu_memory: Annotated[float, typer.Option(min=1, max=1e6, help="GB of one GPU.")] = 80.0,
+    peak_tflops: Annotated[float, typer.Option(min=1, max=1e9, help="Dense bf16 peak of one GPU.")] = 989.4,
 ) -> None:
     """Memory, operations, hours and shard advice for a run, from formulas."""
     from training.plan import describe, make_plan

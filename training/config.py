@@ -3,6 +3,7 @@
 import difflib
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -94,7 +95,7 @@ class RunConfig:
         if not self.size:
             return self.native_size
         sides = self.size.lower().split("x")
-        if not (1 <= len(sides) <= 2 and all(side.strip().isdigit() for side in sides)):
+        if not (1 <= len(sides) <= 2 and all(side.strip().isdecimal() for side in sides)):
             raise UsageError(f"size is '{self.size}'; give rows x columns in pixels, such as 1024x768, or one number")
         return (int(sides[0]), int(sides[-1]))
 
@@ -198,6 +199,7 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(len(self.data) > 0, f"data is empty; give a folder that `sapiens-train pack {self.task}` wrote")
+        _require(self.batch > 0, "batch is 0; give at least 1")
         _require(self.patch_padding in (-1, 0, 2), f"patch_padding is {self.patch_padding}; allowed are 0, 2 and -1")
         _require(not (self.frozen and not self.init), "frozen needs --init: a random encoder is not worth freezing")
         _require(
@@ -256,8 +258,8 @@ def load_config(kind: type[Config], file: str | None, given: Mapping[str, Any]) 
     values: dict[str, Any] = {}
     if file:
         try:
-            loaded = yaml.safe_load(Path(file).read_text())
-        except (OSError, yaml.YAMLError) as error:
+            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, IndexError, yaml.YAMLError) as error:  # of dates that there are not, too
             raise UsageError(f"the config {file} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict):
             raise UsageError(f"the config {file} must be a mapping of names to values")
@@ -270,7 +272,7 @@ def config_from(kind: type[Config], values: Mapping[str, Any]) -> Config:
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
+            near = difflib.get_close_matches(str(name), hints, 1)
             guess = f"; did you mean '{near[0]}'?" if near else f"; allowed are {', '.join(hints)}"
             raise UsageError(f"there is no setting '{name}'{guess}")
     values = {name: value for name, value in values.items() if value is not None}  # a YAML key left blank
@@ -289,6 +291,8 @@ def save_config(config: Any, path: Path) -> None:
 def _convert(name: str, value: Any, kind: Any) -> Any:
     """A value from YAML or the command line as its field's type. Whole numbers may be written as 300e6."""
     if typing.get_origin(kind) is tuple:
+        if not isinstance(value, str | list | tuple) or not all(isinstance(item, str) for item in value):
+            raise UsageError(f"{name} is {value!r}; give a name or a list of names")
         return tuple(str(item) for item in ([value] if isinstance(value, str) else value))
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
@@ -307,15 +311,19 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         raise UsageError(
             f"{name} is '{value}'; it must be {'a number' if kind is float else 'true or false'}"
         ) from None
+    if kind is str and isinstance(value, bool | list | dict):  # YAML 1.1 takes no, off and yes for these
+        raise UsageError(f"{name} is {value!r}; it must be text, in quotes where YAML takes it for something else")
     return kind(value)
 
 
 def whole_number(name: str, value: Any) -> int:
     """A whole number, which may be written as 300e6 or 300_000_000."""
+    with suppress(ValueError):
+        return int(str(value))  # of any size, exactly
     try:
         number = float(str(value))
         if not isinstance(value, bool) and number == int(number):
-            return value if isinstance(value, int) else int(number)
+            return int(number)
     except (ValueError, OverflowError):
         pass
     raise UsageError(f"{name} is '{value}'; it must be a whole number")

@@ -92,6 +92,7 @@ class Clip:
 
     @cached_property
     def _in_torch(self) -> tuple[Any, Any]:
+        make_importable()
         import open_clip
 
         device = gpu(torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
@@ -225,7 +226,12 @@ def _build(weights: ClipWeights) -> Built:
         raise UsageError(
             f"weights.clip: {weights.model} resizes by {facts['resize_mode']}, {facts['interpolation']}: not known"
         )
-    size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
+    sides = {settings["size"]} if isinstance(settings["size"], int) else set(settings["size"])
+    if len(sides) > 1:
+        raise UsageError(
+            f"weights.clip: {weights.model} takes pictures of {settings['size']} pixels; give one for squares"
+        )
+    (size,) = sides
     return Built(_Pooled(model.visual), (size, size), facts | {"size": size})
 
 

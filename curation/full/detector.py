@@ -25,12 +25,14 @@ from curation.full.torchvision_ops import make_importable
 os.environ.setdefault("YOLO_OFFLINE", "true")  # no calls home when it is imported
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # and no packages installed behind the user's back
 
-SIDE = 640  # pixels of the longer side, ultralytics' default
-STRIDE = 32
+SIDE, STRIDE = (
+    640,
+    32,
+)  # pixels: of the longer side, and what both sides are multiples of, where the weights say no other
 LEAST_SCORE = 0.05
 OVERLAP = 0.7  # intersection over union above which the weaker of two boxes goes; ultralytics' default
 MOST_BOXES = 300
-VERSION = 3  # of what happens around the network
+VERSION = 4  # of what happens around the network
 
 
 class Detector:
@@ -49,7 +51,8 @@ class Detector:
     def people(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Per uint8 RGB [H,W,3] image: float32 [n,5], x0 y0 x1 y1 in its pixels and a score over 0.05, best first."""
         make_importable()
-        squares = spread(letterbox, images, self._runner.threads)
+        side, stride = self._runner.facts["side"], self._runner.facts["stride"]
+        squares = spread(lambda image: letterbox(image, side, stride), images, self._runner.threads)
         outputs = self._runner(squares)
         found = [(output, *pictures) for (output,), *pictures in zip(outputs, squares, images, strict=True)]
         return spread(lambda one: self._boxes(*one), found, self._runner.threads)
@@ -69,11 +72,13 @@ class Detector:
         return found[:, :5].numpy()
 
 
-def letterbox(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Longer side 640, the shorter one padded with grey to a multiple of 32, as `predict` does with a single image."""
+def letterbox(image: NDArray[np.uint8], side: int = SIDE, stride: int = STRIDE) -> NDArray[np.uint8]:
+    """Longer side `side`, the shorter one padded with grey to a multiple of `stride`, as `predict` does with a single
+    image.
+    """
     from ultralytics.data.augment import LetterBox
 
-    return np.asarray(LetterBox((SIDE, SIDE), auto=True, stride=STRIDE)(image=image))
+    return np.asarray(LetterBox((side, side), auto=True, stride=stride)(image=image))
 
 
 class PersonsOnly(nn.Module):
@@ -164,6 +169,7 @@ def _pickled(weights: Path) -> Any:
             f"it holds {', '.join(map(str, checkpoint))[:80]} and no model; a state dict is to be a .safetensors, with "
             "the model's .yaml beside it"
         )
+    model.imgsz = (checkpoint.get("train_args") or {}).get("imgsz", SIDE)
     return model.float()
 
 
@@ -172,8 +178,8 @@ def _of_tensors(weights: Path) -> Any:
 
     model: Any = DetectionModel(str(weights.with_suffix(".yaml")), verbose=False)
     model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    names = model.yaml.get("names", model.names)
-    model.names = names if isinstance(names, dict) else dict(enumerate(names))
+    model.names = model.yaml.get("names", model.names)
+    model.imgsz = model.yaml.get("imgsz", SIDE)
     return model
 
 
@@ -181,7 +187,8 @@ def _build(weights: Path) -> Built:
     from ultralytics.nn.modules import Detect
 
     model = load_model(weights)
-    names = {str(name): index for index, name in dict(model.names).items()}
+    named = model.names if isinstance(model.names, dict) else dict(enumerate(model.names))
+    names = {str(name): index for index, name in named.items()}
     if "person" not in names:
         raise UsageError(
             f"weights.people: {weights} knows no class 'person'; it knows {', '.join(names)[:200]}; if one of these "
@@ -194,4 +201,7 @@ def _build(weights: Path) -> Built:
     if type(head)._inference is Detect._inference and type(head)._get_decode_boxes is Detect._get_decode_boxes:
         head._inference = plain_decoding(head)
     end2end = bool(getattr(head, "end2end", False))
-    return Built(PersonsOnly(model, names["person"], end2end).eval(), (SIDE, SIDE), {"end2end": end2end})
+    stride = max(int(model.stride.max()), STRIDE)
+    side = -(-int(np.max(model.imgsz)) // stride) * stride  # the size it was trained at, as `predict` takes it
+    facts = {"end2end": end2end, "side": side, "stride": stride}
+    return Built(PersonsOnly(model, names["person"], end2end).eval(), (side, side), facts)

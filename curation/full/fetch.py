@@ -105,22 +105,32 @@ def _stream(url: str, file: Path) -> None:
 def _unpack(archive: Path, member: str) -> None:
     """Replace a zip archive by one of its members."""
     inside = archive.with_name(archive.name + ".member")
-    with zipfile.ZipFile(archive) as opened, opened.open(member) as source, inside.open("wb") as out:
-        while chunk := source.read(CHUNK):
-            out.write(chunk)
-    os.replace(inside, archive)
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as source, inside.open("wb") as out:
+            while chunk := source.read(CHUNK):
+                out.write(chunk)
+        os.replace(inside, archive)
+    finally:
+        inside.unlink(missing_ok=True)
 
 
 def _record(file: Path, digest: str) -> None:
-    file.with_name(file.name + ".sha256").write_text(f"{digest}  {file.name}\n")
+    record = file.with_name(file.name + ".sha256")
+    partial = file.with_name(f".tmp-{os.getpid()}-{record.name}")
+    try:
+        partial.write_text(f"{digest}  {file.name}\n")
+        os.replace(partial, record)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _recorded(file: Path) -> str:
     """The sha256 written down when the file was fetched; a file that was copied here is taken as it is, and noted."""
     record = file.with_name(file.name + ".sha256")
-    if not record.exists():
+    known = record.read_text().split() if record.exists() else []
+    if not known:
         digest = sha256_of(file)
         with suppress(OSError):  # of a folder that many read and few may write
             _record(file, digest)
         return digest
-    return record.read_text().split()[0]
+    return known[0]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from curation.decode import DamagedImage, EmptyFile, TooManyPixels, UnsupportedFormat, decode, open_image
+from curation.jpeg import strip_metadata
 from shards.crop import Encoded
 from tests.curation.photos import BAD, GOOD, encode, scene, with_exif
 
@@ -109,6 +110,23 @@ def test_padding_before_the_end_marker_is_harmless(padding: bytes) -> None:
     assert (decode(good[:-2] + padding + good[-2:]).rgb == decode(good).rgb).all()
     with pytest.raises(DamagedImage):
         decode(good[:-2] + b"left over by a damaged scan" * 20 + good[-2:])
+
+
+def test_an_adobe_transform_that_there_is_not_is_taken_for_the_usual_one() -> None:
+    """As every viewer does; what is packed says so in a way that training's decoder takes."""
+    good = encode(scene(3))
+    jfif = 4 + int.from_bytes(good[4:6], "big")
+    odd = good[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x02" + good[jfif:]
+    assert (decode(odd).rgb == decode(good).rgb).all()
+    assert (Encoded(strip_metadata(odd)).decode() == decode(good).rgb).all()
+    with pytest.raises(DamagedImage):
+        decode(odd[: len(odd) // 2])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "I;16"])
+def test_a_colour_that_means_nothing_lies_over_white(mode: str) -> None:
+    clear = Image.new(mode, (40, 30), 0)
+    assert decode(encode(clear, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)).rgb.min() == 255
 
 
 def test_stray_bytes_between_segments_are_harmless() -> None:

@@ -34,6 +34,17 @@ def test_what_a_phone_appends_goes() -> None:
     assert strip_metadata(jpeg(3) + b"ftypmp4 with a position") == strip_metadata(jpeg(3))
 
 
+def test_a_thumbnail_inside_jfif_goes() -> None:
+    """It may show what was cropped away."""
+    plain = jpeg(4)
+    end = 4 + int.from_bytes(plain[4:6], "big")
+    body = plain[6:18] + bytes([4, 4]) + b"secret" * 8
+    data = plain[:2] + b"\xff\xe0" + (len(body) + 2).to_bytes(2, "big") + body + plain[end:]
+    assert b"secret" not in strip_metadata(data)
+    assert strip_metadata(data) == strip_metadata(plain)
+    assert strip_metadata(plain)[:end] == plain[:end]
+
+
 def test_nothing_left_to_strip_changes_nothing() -> None:
     once = strip_metadata(with_exif(4, 1))
     assert strip_metadata(once) == once

@@ -123,3 +123,11 @@ def test_a_concept_does_not_fill_a_column_of_the_table() -> None:
     recipe.check_columns([pa.field("phat2", pa.float32())])
     with pytest.raises(UsageError, match="the source's table has a column 'phat' already; give the concept 'hat'"):
         recipe.check_columns([pa.field("phat", pa.float32())])
+
+
+def test_a_date_that_there_is_not_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the value cannot be read"):
+        load_recipe("humans300m", ["name=2024-02-30"])
+    (tmp_path / "r.yaml").write_text("name: 2024-02-30\n")
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(str(tmp_path / "r.yaml"))

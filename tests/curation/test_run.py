@@ -451,6 +451,19 @@ def test_what_retry_has_read_stays_read_when_more_is_asked(tmp_path: Path, plain
     assert scores.blur.notna().all()
 
 
+def test_a_shard_names_the_photo_that_is_kept_after_a_retry(tmp_path: Path, plain_recipe: Recipe) -> None:
+    """Its copy was kept while it could not be read: the same key, the same bytes, another name and caption."""
+    source, out, fresh = tmp_path / "photos", tmp_path / "out", tmp_path / "fresh"
+    write(source, {"a.jpg": jpeg(1)[:300], "b.jpg": jpeg(1), "a.txt": b"first", "b.txt": b"second"})
+    curate(str(source), str(out), plain_recipe, place=HERE)
+    (source / "a.jpg").write_bytes(jpeg(1))
+    retry(str(out), workers=0)
+    packed = pd.read_parquet(out / "shards" / "00000.parquet")
+    assert [Path(packed.uri[0]).name, packed.caption[0]] == ["a.jpg", "first"]
+    curate(str(source), str(fresh), plain_recipe, place=HERE)
+    assert (out / "shards" / "00000.tar").read_bytes() == (fresh / "shards" / "00000.tar").read_bytes()
+
+
 def test_scores_that_changed_after_the_decision_are_told(tmp_path: Path, plain_recipe: Recipe) -> None:
     """As a `retry` that is killed between two units leaves them: run.json knows nothing of it."""
     source, out = good_photos(tmp_path / "photos", 3), tmp_path / "out"

@@ -35,6 +35,17 @@ def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
+def test_an_argument_alone_is_not_taken_for_out(monkeypatch, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("data: [x]\nout: y\n")
+    for words in (["finetune", "pose", "labels"], ["finetune", "pose", "labels", "--config", str(tmp_path / "c.yaml")]):
+        assert run(monkeypatch, *words) == 2
+        assert "OUT is missing: labels alone was given" in capsys.readouterr().err
+
+
+def test_a_plan_for_endless_memory_is_refused(monkeypatch):
+    assert run(monkeypatch, "plan", "--gpu-memory", "inf") == 2
+
+
 def test_every_setting_has_a_flag_of_its_name(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, "pretrain", "--help") == 0

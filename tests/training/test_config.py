@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from training.config import PretrainConfig, UsageError, config_from, load_config, save_config
+from training.config import FinetuneConfig, PretrainConfig, UsageError, config_from, load_config, save_config
 
 
 def made(**values) -> PretrainConfig:
@@ -43,6 +43,27 @@ def test_numbers_may_be_written_as_people_do():
     assert (config.images, config.batch, config.base_lr, config.norm_pix) == (300_000_000, 4096, 1e-3, False)
 
 
+def test_a_large_seed_is_the_same_as_a_flag_and_in_a_file():
+    assert made(seed="9007199254740993").seed == made(seed=9007199254740993).seed == 9007199254740993
+
+
+@pytest.mark.parametrize("text", ["data: caf\xe9", "run: 2024-02-30", "data: 2024-13-45"])
+def test_what_yaml_chokes_on_is_told(tmp_path, text):
+    (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(PretrainConfig, str(tmp_path / "c.yaml"), {})
+
+
+def test_a_name_that_is_no_text_is_told():
+    with pytest.raises(UsageError, match="there is no setting '1'"):
+        config_from(PretrainConfig, {"data": "x", 1: 2})
+
+
+def test_a_batch_of_none_is_no_default_of_a_task():
+    with pytest.raises(UsageError, match="batch is 0"):
+        config_from(FinetuneConfig, {"task": "pose", "data": "x", "out": "y", "batch": "0"})
+
+
 def test_bare_on_and_off_in_yaml_are_understood(tmp_path):
     (tmp_path / "c.yaml").write_text("data: [x]\ncompile: off\n")
     assert yaml.safe_load("off") is False
@@ -67,6 +88,11 @@ def test_a_blank_key_is_not_given(tmp_path):
         ({"decoder": "deep"}, "allowed are self, cross"),
         ({"size": "1000"}, "multiples of 16"),
         ({"size": "big"}, "rows x columns"),
+        ({"size": "1024²"}, "rows x columns"),
+        ({"data": 5}, "a name or a list of names"),
+        ({"data": {"a": "b"}}, "a name or a list of names"),
+        ({"run": False}, "run is False; it must be text"),
+        ({"resume": False}, "resume is False; it must be text"),
         ({"mask_ratio": 1.5}, r"allowed is 0\.05 to 0\.99"),
         ({"images": "many"}, "must be a whole number"),
         ({"images": 1.5}, "must be a whole number"),

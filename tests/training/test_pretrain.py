@@ -300,12 +300,18 @@ def test_never_resuming_wants_an_empty_folder(config, tmp_path):
     assert pretrain(config(resume="never", run=str(tmp_path / "new"), images=8)) == 0
 
 
+@pytest.mark.parametrize("resume", ["no", "Never", "latest", ""])
+def test_what_is_no_checkpoint_does_not_resume(straight, config, resume):
+    with pytest.raises(UsageError, match="no checkpoint; give auto, never or"):
+        pretrain(config(run=str(straight), ema=0.9, resume=resume))
+
+
 def test_resuming_from_a_named_checkpoint(straight, config, tmp_path):
     run = tmp_path / "run"
     assert pretrain(config(ema=0.9, resume=str(straight / "ckpt/step-00000004"))) == 0
     assert exact(run) == exact(straight)[4:]
     with pytest.raises(DamagedCheckpoint, match="cannot be read"):
-        pretrain(config(resume=str(tmp_path / "nothing"), run=str(tmp_path / "x")))
+        pretrain(config(resume=str(tmp_path / "step-00000009"), run=str(tmp_path / "x")))
 
 
 def test_the_same_command_with_a_named_checkpoint_of_another_run_goes_on(straight, config, tmp_path):

@@ -6,6 +6,7 @@ its path.
 
 import colorsys
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -125,14 +126,16 @@ class ClassList:
         _check_unique(names, "class", origin)
         if not 2 <= len(names) <= IGNORE:
             raise UsageError(f"{origin}: {len(names)} classes; 2 to {IGNORE} are possible, the first is the background")
-        values = tuple(int(_number(entry.get("value", n), "value", origin)) for n, entry in enumerate(classes))
-        if len(set(values)) != len(values) or not all(0 <= value <= 255 for value in values):
+        given_values = [_number(entry.get("value", n), "value", origin) for n, entry in enumerate(classes)]
+        values = tuple(map(int, given_values))
+        whole = list(values) == given_values and all(0 <= value <= 255 for value in values)
+        if len(set(values)) != len(values) or not whole:
             raise UsageError(f"{origin}: the classes' values are {values}; give each its own, from 0 to 255")
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
             tuple(_colour(entry.get("colour"), number, origin) for number, entry in enumerate(classes)),
-            tuple(_number(entry.get("weight", 1.0), "weight", origin) for entry in classes),
+            tuple(_weight(entry.get("weight", 1.0), origin) for entry in classes),
             _pairs(lists["flip_pairs"], {n: i for i, n in enumerate(names)}, origin, once=True),
             values,
         )
@@ -199,9 +202,18 @@ def _lists(given: Any, keys: Sequence[str] | None, origin: str) -> dict[str, Seq
 
 def _number(value: Any, what: str, origin: str) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{origin} has the {what} {value!r}; give a number") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{origin} has the {what} {value!r}; give a number")
+    return number
+
+
+def _weight(value: Any, origin: str) -> float:
+    if (weight := _number(value, "weight", origin)) < 0:
+        raise UsageError(f"{origin} has the weight {value!r}; give 0 or more")
+    return weight
 
 
 def _check_unique(names: Sequence[str], kind: str, origin: str) -> None:

@@ -1,5 +1,9 @@
 """CLIP's embeddings and the questions asked of them."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +60,26 @@ def test_of_a_strip_only_the_middle_is_enlarged(monkeypatch: pytest.MonkeyPatch)
         assert cut.shape == (224, 224, 3)
         assert cut.min() > 250
     assert max(map(max, sizes)) == 16 * 224
+
+
+def test_pictures_that_are_not_square_are_refused(clip_folder: Path, tmp_path: Path, photos: Photos) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "oblong")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["image_size"] = [64, 32]
+    config.get("preprocess_cfg", {})["size"] = [64, 32]
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"weights\.clip"):
+        Clip(find_clip(str(folder))).embed(photos[:1])
+
+
+def test_words_are_understood_by_a_process_that_loads_no_pictures(clip_folder: Path, session_cache: Path) -> None:
+    """The image tower comes from the cache; open_clip is then imported for the words alone."""
+    code = (
+        "import sys; from curation.full.clip import Clip, find_clip; from curation.full.concepts import Concept; "
+        "Clip(find_clip(sys.argv[1])).asked(Concept(yes=['a red hat'], no=['nothing']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(clip_folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_file_alone_is_asked_for_its_model(clip_folder: Path) -> None:

@@ -55,6 +55,23 @@ def test_a_model_with_an_end_to_end_head_answers_as_predict_does(tmp_path: Path,
     assert detector._runner.facts["end2end"] is fused
 
 
+def test_a_model_of_another_size_and_stride_sees_what_predict_shows_it(tmp_path: Path, photos: Photos) -> None:
+    """Trained at 320 px; a P6 model's inputs are multiples of 64."""
+    file = tmp_path / "p6.pt"
+    torch.save({"model": yolo("yolov8n-p6.yaml"), "train_args": {"imgsz": 320}}, file)
+    detector = Detector(file, precision="fp32")
+    for found, photo in zip(detector.people(photos), photos, strict=True):
+        assert_same(found, predicted(file, photo))
+    assert (detector._runner.facts["side"], detector._runner.facts["stride"]) == (320, 64)
+
+
+def test_class_names_may_be_a_list(tmp_path: Path, photos: Photos) -> None:
+    model = yolo("yolo11n.yaml")
+    model.names = list(model.names.values())
+    torch.save({"model": model, "train_args": {}}, tmp_path / "list.pt")
+    assert len(Detector(tmp_path / "list.pt").people(photos[:1])[0]) > 5
+
+
 def test_answers_do_not_depend_on_the_company(yolo_pt: Path, photos: Photos) -> None:
     detector = Detector(yolo_pt)
     together = detector.people(photos)

@@ -109,3 +109,11 @@ def test_weights_without_a_pin_work_from_a_folder_that_cannot_be_written(
 
 def test_every_pin_is_a_sha256() -> None:
     assert all(len(w.sha256) in {0, 64} and w.url.startswith("https://") for w in CATALOGUE.values())
+
+
+def test_a_record_that_a_full_disk_left_empty_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    (tmp_path / "a.pt.sha256").write_text("")
+    assert _recorded(tmp_path / "a.pt") == sha256(b"weights").hexdigest()
+    assert (tmp_path / "a.pt.sha256").read_text().split()[0] == sha256(b"weights").hexdigest()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "a.pt.sha256"}

@@ -40,6 +40,17 @@ def test_the_face_of_wholebody_is_mirrored_as_the_68_points_of_ibug_are() -> Non
     assert not {"left_hip", "right_knee", "left_heel"} & {made.names[point] for point in made.upper_body}
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [{"value": float("nan")}, {"value": float("inf")}, {"value": 1.7}, {"weight": float("nan")}, {"weight": -1}],
+)
+def test_numbers_of_classes_that_are_none_are_refused(entry: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        ClassList.from_dict({"classes": ["background", {"name": "hair", **entry}]})
+    fine = ClassList.from_dict({"classes": ["background", {"name": "hair", "weight": 0, "value": 3.0}]})
+    assert fine.values == (0, 3)
+
+
 def test_coco_sigmas_are_pycocotools_own() -> None:
     from pycocotools.cocoeval import Params
 
