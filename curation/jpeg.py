@@ -32,7 +32,7 @@ def strip_metadata(data: bytes) -> bytes:
         segment, end = data[at : at + length], at + length
         if length < 2 or end > len(data):
             raise ValueError(f"the JPEG breaks off in segment FF {marker:02X}")
-        if marker in FRAMES:
+        if marker in FRAMES and length >= 8:
             components = segment[7]
         if _keep(marker, segment[2:]):
             adobe = len(parts) if marker == APP14 else adobe

@@ -14,6 +14,7 @@ from curation.full.concepts import CONCEPTS, Classifier, Concept
 from curation.questions import COLUMNS, SCORERS
 from curation.rules import Rule, RuleError
 from manifests.schema import IMAGE, PLAN, manifest_schema
+from manifests.settings import NO_YAML
 from manifests.store import content_hash
 
 WEIGHTS = ("people", "text", "clip")
@@ -238,10 +239,6 @@ def _read(name: str) -> Any:
         return yaml.load(text, _NoDoubles)
     except NO_YAML as error:
         raise UsageError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
-
-
-NO_YAML = (yaml.YAMLError, ValueError, IndexError, TypeError)
-"""What reading YAML raises: the last three of dates and numbers that there are not, such as 2024-02-30."""
 
 
 class _NoDoubles(yaml.SafeLoader):

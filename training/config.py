@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 
+from manifests.settings import NO_YAML
 from manifests.store import Store
 from training.models.zoo import FAMILY, PATCH, Architecture
 
@@ -259,7 +260,7 @@ def load_config(kind: type[Config], file: str | None, given: Mapping[str, Any]) 
     if file:
         try:
             loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, IndexError, yaml.YAMLError) as error:  # of dates that there are not, too
+        except (OSError, *NO_YAML) as error:
             raise UsageError(f"the config {file} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict):
             raise UsageError(f"the config {file} must be a mapping of names to values")

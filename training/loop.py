@@ -283,7 +283,8 @@ def _find_named(named: Path, saved: list[Path]) -> Path:
     """
     if not (named / "manifest.json").is_file() and any(named.glob("ckpt/step-*")):
         raise UsageError(f"{named} is a run folder; --resume wants one of its checkpoints, {named}/ckpt/step-…")
-    if not (named / "manifest.json").is_file() and not named.name.startswith("step-"):
+    bare = not named.name.startswith("step-") and (not saved or len(named.parts) < 2)
+    if not (named / "manifest.json").is_file() and bare:
         raise UsageError(f"resume is '{named}', which is no checkpoint; give auto, never or the path of …/ckpt/step-…")
     if not saved:
         checkpoint.verify(named)

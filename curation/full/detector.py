@@ -169,8 +169,9 @@ def _pickled(weights: Path) -> Any:
             f"it holds {', '.join(map(str, checkpoint))[:80]} and no model; a state dict is to be a .safetensors, with "
             "the model's .yaml beside it"
         )
-    model.imgsz = (checkpoint.get("train_args") or {}).get("imgsz", SIDE)
-    return model.float()
+    found: Any = model.float()
+    found.imgsz = _longest((checkpoint.get("train_args") or {}).get("imgsz"))
+    return found
 
 
 def _of_tensors(weights: Path) -> Any:
@@ -179,8 +180,13 @@ def _of_tensors(weights: Path) -> Any:
     model: Any = DetectionModel(str(weights.with_suffix(".yaml")), verbose=False)
     model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
     model.names = model.yaml.get("names", model.names)
-    model.imgsz = model.yaml.get("imgsz", SIDE)
+    model.imgsz = _longest(model.yaml.get("imgsz"))
     return model
+
+
+def _longest(size: Any) -> int:
+    """A number of pixels, or the larger of two; ultralytics' own where nothing is said."""
+    return int(np.max(np.asarray(size or SIDE, dtype=int)))
 
 
 def _build(weights: Path) -> Built:
@@ -202,6 +208,6 @@ def _build(weights: Path) -> Built:
         head._inference = plain_decoding(head)
     end2end = bool(getattr(head, "end2end", False))
     stride = max(int(model.stride.max()), STRIDE)
-    side = -(-int(np.max(model.imgsz)) // stride) * stride  # the size it was trained at, as `predict` takes it
+    side = -(-model.imgsz // stride) * stride  # the size it was trained at, as `predict` takes it
     facts = {"end2end": end2end, "side": side, "stride": stride}
     return Built(PersonsOnly(model, names["person"], end2end).eval(), (side, side), facts)

@@ -47,7 +47,7 @@ def test_a_large_seed_is_the_same_as_a_flag_and_in_a_file():
     assert made(seed="9007199254740993").seed == made(seed=9007199254740993).seed == 9007199254740993
 
 
-@pytest.mark.parametrize("text", ["data: caf\xe9", "run: 2024-02-30", "data: 2024-13-45"])
+@pytest.mark.parametrize("text", ["data: caf\xe9", "run: 2024-02-30", "data: 2024-13-45", "seed: !!bool foo"])
 def test_what_yaml_chokes_on_is_told(tmp_path, text):
     (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match="cannot be read"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from manifests.settings import NO_YAML
 from training.config import UsageError
 
 IGNORE = 255
@@ -130,7 +131,9 @@ class ClassList:
         values = tuple(map(int, given_values))
         whole = list(values) == given_values and all(0 <= value <= 255 for value in values)
         if len(set(values)) != len(values) or not whole:
-            raise UsageError(f"{origin}: the classes' values are {values}; give each its own, from 0 to 255")
+            raise UsageError(
+                f"{origin}: the classes' values are {given_values}; give each its own whole number from 0 to 255"
+            )
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
@@ -169,7 +172,7 @@ def _read(name: str, kind: str) -> Any:
             ) from error
     try:
         found = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except NO_YAML as error:
         form = "JSON" if name.endswith(".json") else "YAML"
         raise UsageError(f"{name} is not {form}: {' '.join(str(error).split())}") from error
     kinds = {"keypoints": "a keypoint set", "classes": "a class list"}

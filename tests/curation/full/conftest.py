@@ -52,7 +52,7 @@ def yolo(name: str) -> torch.nn.Module:
             for branch in head.cv3:
                 logits: list[torch.Tensor] = []
                 hook = branch.register_forward_hook(lambda *call, seen=logits: seen.append(call[2]))
-                model(bus_input(model))
+                model(bus_input(int(model.stride.max())))
                 hook.remove()
                 person = logits[0][:, 0] - branch[-1].bias[0]
                 branch[-1].weight.mul_(1.2 / person.std())
@@ -66,7 +66,7 @@ def _set_output(model: torch.nn.Module, branch: torch.nn.Module, mean: torch.Ten
     """Give a branch's outputs on a photo this mean and standard deviation, channel by channel."""
     seen: list[torch.Tensor] = []
     hook = branch.register_forward_hook(lambda *call: seen.append(call[2]))
-    model(bus_input(model))
+    model(bus_input(int(model.stride.max())))
     hook.remove()
     last = branch[-1]
     scale = spread / seen[0].std((0, 2, 3)).clamp(min=1e-6)
@@ -74,11 +74,11 @@ def _set_output(model: torch.nn.Module, branch: torch.nn.Module, mean: torch.Ten
     last.bias.copy_(mean - (seen[0].mean((0, 2, 3)) - last.bias) * scale)
 
 
-def bus_input(model: torch.nn.Module) -> torch.Tensor:
-    """float32 [1,3,640,480] in 0…1; 512 wide where the model's strides do not divide 480."""
+def bus_input(stride: int = 32) -> torch.Tensor:
+    """float32 [1,3,640,480] in 0…1; 512 wide where `stride` does not divide 480."""
     import ultralytics
 
-    size = (480 if int(model.stride.max()) <= 32 else 512, 640)
+    size = (480 if stride <= 32 else 512, 640)
     photo = Image.open(Path(ultralytics.__file__).parent / "assets" / "bus.jpg").convert("RGB").resize(size)
     return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
 

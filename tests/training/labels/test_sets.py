@@ -45,7 +45,7 @@ def test_the_face_of_wholebody_is_mirrored_as_the_68_points_of_ibug_are() -> Non
     [{"value": float("nan")}, {"value": float("inf")}, {"value": 1.7}, {"weight": float("nan")}, {"weight": -1}],
 )
 def test_numbers_of_classes_that_are_none_are_refused(entry: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"nan|inf|1\.7|-1"):
         ClassList.from_dict({"classes": ["background", {"name": "hair", **entry}]})
     fine = ClassList.from_dict({"classes": ["background", {"name": "hair", "weight": 0, "value": 3.0}]})
     assert fine.values == (0, 3)
