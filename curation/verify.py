@@ -29,15 +29,17 @@ def verify(out: str) -> tuple[Counts, list[str]]:
         return record.counts, [told]
     faults: list[str] = []
 
-    def check(unit: int) -> tuple[Counts, list[str]]:
-        return _check_unit(store, unit, plan, record)
+    def check(unit: int) -> tuple[Counts, list[str], dict[str, Any] | None]:
+        stats = unit_stats(store, unit, plan)
+        return *_check_unit(store, unit, plan, record, stats), stats
 
     if record.manifest and record.manifest != manifest_hash(store):
         faults.append(f"the manifest is not as it was written; `sapiens-curate pack {out}` makes it anew")
-    total = Counts()
-    for counts, found in in_order(check, plan.units):
+    total, scored = Counts(), []
+    for counts, found, unit_scored in in_order(check, plan.units):
         total += counts
         faults.extend(found)
+        scored += [unit_scored] if unit_scored else []
     if total != record.counts:
         faults.append(f"run.json says {record.counts}; the manifest says {total}")
     kept = 0
@@ -51,7 +53,6 @@ def verify(out: str) -> tuple[Counts, list[str]]:
         faults.append(f"{WIDS_FILE} does not list the shards that are there; `sapiens-curate pack {out}` makes it anew")
     if kept != total.kept:
         faults.append(f"the shards hold {kept} images, the manifest keeps {total.kept}")
-    scored = [one for one in in_order(lambda unit: unit_stats(store, unit, plan), plan.units, ASKING) if one]
     other = ours and len(scored) == plan.units and record.decided != scored_state(record.recipe, plan, scored)
     if not record.decided or other:  # what is missing was told above
         faults.append(f"scores or recipe changed since it was decided; run `sapiens-curate decide {out}`")
@@ -61,7 +62,9 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     return total, faults
 
 
-def _check_unit(store: Store, unit: int, plan_of_run: Plan, record: Record) -> tuple[Counts, list[str]]:
+def _check_unit(
+    store: Store, unit: int, plan_of_run: Plan, record: Record, stats: dict[str, Any] | None
+) -> tuple[Counts, list[str]]:
     inputs, embedded = plan_of_run.size(unit), "embedding" in record.models
     try:
         columns = ["uri", "member", "uid", "status", "not_asked", "verdict", "shard", "offset", "recipe_hash"]
@@ -83,7 +86,6 @@ def _check_unit(store: Store, unit: int, plan_of_run: Plan, record: Record) -> t
     kept = pc.equal(table["verdict"], "kept").to_numpy()
     if not np.array_equal(kept, pc.greater_equal(table["offset"], 0).to_numpy()):
         faults.append(f"manifest of unit {unit}: kept images are not packed; run `sapiens-curate pack {store.root}`")
-    stats = unit_stats(store, unit, plan_of_run)
     if stats is None:
         with_them = " or its embeddings" if embedded else ""
         faults.append(f"scores of unit {unit}{with_them} are missing or do not have the size their stats vouch for")

@@ -128,11 +128,11 @@ class ReadAhead:
     def __init__(self, cache: ShardCache, threads: int = 4) -> None:
         self.cache = cache
         self._queue: SimpleQueue[tuple[str, int, str] | None] = SimpleQueue()
+        self._asked: set[str] = set()
+        self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work, name="read-ahead", daemon=True) for _ in range(threads)]
         for thread in self._threads:  # daemons: at exit Python would wait for an executor's, before it asks us to stop
             thread.start()
-        self._asked: set[str] = set()
-        self._stop = threading.Event()
 
     def want(self, files: Sequence[tuple[str, int, str]]) -> None:
         """Fetch these (url, bytes, stamp), soonest needed first; what is on its way is not asked for again."""

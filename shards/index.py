@@ -184,27 +184,27 @@ def _learn(
     """Add what is in tars to `known`, and keep it now and then: who is stopped at the last of many, or meets a bad one,
     need not read the others again.
     """
-    kept, broken = time.monotonic(), []
-    with ThreadPoolExecutor(16) as pool:
-        asked = {pool.submit(_describe, tar, cache): tar for tar in fresh}
-        try:
-            for done in as_completed(asked):
-                if error := done.exception():
-                    broken.append((fresh.index(asked[done]), error))
-                    continue
-                shard = done.result()
-                known[shard.url, shard.bytes, shard.stamp] = shard
-                if time.monotonic() - kept > KEEP_EVERY:
-                    _save_known(sources, list(known.values()))
-                    kept = time.monotonic()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            if known:
+    kept, broken = time.monotonic(), {}
+    pool = ThreadPoolExecutor(16)
+    try:
+        asked = {pool.submit(_describe, tar, cache): number for number, tar in enumerate(fresh)}
+        for done in as_completed(asked):
+            if error := done.exception():
+                broken[asked[done]] = error
+                continue
+            shard = done.result()
+            known[shard.url, shard.bytes, shard.stamp] = shard
+            if time.monotonic() - kept > KEEP_EVERY:
                 _save_known(sources, list(known.values()))
-    if broken:
-        raise min(broken, key=lambda one: one[0])[1]
+                kept = time.monotonic()
+        if broken:
+            raise broken[min(broken)]
+    except BaseException:
+        if known:
+            _save_known(sources, list(known.values()))
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _absolute(source: str) -> str:

@@ -294,7 +294,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, str | list | tuple) or not all(isinstance(item, str) for item in value):
             raise UsageError(f"{name} is {value!r}; give a name or a list of names")
-        return tuple(str(item) for item in ([value] if isinstance(value, str) else value))
+        return (value,) if isinstance(value, str) else tuple(value)
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
         value = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1

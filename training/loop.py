@@ -106,10 +106,6 @@ class Job:
     identity: dict[str, Any]
     weights: dict[str, Any]
 
-    @property
-    def steps(self) -> int:
-        return self.images // self.config.total_batch
-
 
 def make_learner(model: nn.Module, optimizer: torch.optim.Optimizer, ema: float) -> Learner:
     """The model, as spread over the ranks, with an average beside its trainable weights where `ema` is not 0."""
@@ -283,6 +279,7 @@ def _find_named(named: Path, saved: list[Path]) -> Path:
     """
     if not (named / "manifest.json").is_file() and any(named.glob("ckpt/step-*")):
         raise UsageError(f"{named} is a run folder; --resume wants one of its checkpoints, {named}/ckpt/step-…")
+    # A word is a mistake; the path of a checkpoint that is gone by now may stand in a command that is given again.
     bare = not named.name.startswith("step-") and (not saved or len(named.parts) < 2)
     if not (named / "manifest.json").is_file() and bare:
         raise UsageError(f"resume is '{named}', which is no checkpoint; give auto, never or the path of …/ckpt/step-…")

@@ -25,10 +25,8 @@ from curation.full.torchvision_ops import make_importable
 os.environ.setdefault("YOLO_OFFLINE", "true")  # no calls home when it is imported
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # and no packages installed behind the user's back
 
-SIDE, STRIDE = (
-    640,
-    32,
-)  # pixels: of the longer side, and what both sides are multiples of, where the weights say no other
+SIDE = 640  # pixels of the longer side where the weights tell no size, ultralytics' default
+STRIDE = 32  # pixels of which both sides are multiples, at least
 LEAST_SCORE = 0.05
 OVERLAP = 0.7  # intersection over union above which the weaker of two boxes goes; ultralytics' default
 MOST_BOXES = 300

@@ -35,9 +35,9 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                     passed_over["hidden"] += 1
                     continue
                 kind, sample = suffix(member.name), _sample(member.name)
+                name = member.name.encode("utf-8", "backslashreplace").decode()
                 if member.issparse():  # its bytes do not lie in one piece
                     if kind in IMAGE_SUFFIXES:
-                        name = member.name.encode("utf-8", "backslashreplace").decode()
                         sparse.append(Entry(uri, name, error="SparseMember: packed by tar -S; unpack the tar first"))
                     else:
                         passed_over["sparse in a tar"] += 1
@@ -45,7 +45,6 @@ def list_tar(uri: str, passed_over: Counter[str]) -> Iterator[Entry]:
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError(f"breaks off inside {member.name!r}")
                 if kind in IMAGE_SUFFIXES:
-                    name = member.name.encode("utf-8", "backslashreplace").decode()
                     images.append(Entry(uri, name, member.offset_data, member.size, str(int(member.mtime))))
                 elif kind in {".txt", ".json"}:
                     text = _caption(tar, member, kind)
