@@ -1,6 +1,7 @@
 """Class maps, depth and normals from the bytes of PNG and npy files."""
 
 import io
+import threading
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +12,9 @@ from training.config import Task, UsageError
 from training.labels.given import BROKEN_LABEL, LabelError
 
 SUFFIXES = (".png", ".npy")
+# CPython 3.11 and 3.12 count how deep they are in a literal for all threads together, and an npy's header is one:
+# https://github.com/python/cpython/issues/106905
+_ONE_HEADER_AT_A_TIME = threading.Lock()
 _FAR_AWAY = 1e9  # Sapiens' own depth files are padded with 1e10
 
 
@@ -102,7 +106,8 @@ def _normals(name: str, pixels: np.ndarray, how: Convention) -> np.ndarray:
 
 def _read_npy(name: str, data: bytes) -> np.ndarray:
     try:
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        with _ONE_HEADER_AT_A_TIME:
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
         raise LabelError(BROKEN_LABEL, f"{name} is not an npy file of numbers: {error}") from error
 
