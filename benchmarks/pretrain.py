@@ -17,11 +17,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from curation.full.torchvision_ops import make_importable
 from training.meter import device_peak, memory_gb, pretraining_work
 from training.models.mae import MAE, mask_order
 from training.models.vit import IMAGENET_MEAN, IMAGENET_STD, attend
@@ -33,6 +35,8 @@ BASE = Architecture("vit-b", 768, 12, 12, image=224)
 
 def build_theirs(arch: Architecture) -> nn.Module:
     """ViTMAE with the sizes of an architecture of ours."""
+    with suppress(ModuleNotFoundError):  # without torchvision transformers does not look for it
+        make_importable()
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     return ViTMAEForPreTraining(

@@ -132,6 +132,8 @@ def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: in
     urls = [shard.url for shard in shards.shards]  # webdataset knows no globs
     crop = RandomCrop((size, size))
     jpegs = [shards.read(s, r) for s, count in enumerate(shards.counts) for r in range(count)]
+    if len(jpegs) < BATCH:
+        raise SystemExit(f"{len(jpegs)} photos do not fill a batch of {BATCH}; give more tars")
     kilobytes = sum(map(len, jpegs)) / len(jpegs) / 1e3
     cores = f"{workers} processes, {os.cpu_count()} cores"
     print(f"{len(jpegs)} photos of {kilobytes:.0f} kB on average, crops of {size} px, {cores}")
@@ -159,6 +161,7 @@ def compare(tars: list[str], size: int, workers: int, seconds: float, rounds: in
 def resume(jpegs: list[bytes]) -> None:
     """Time to the first batch at sample 10**9 of 30,000 shards x 10,000 samples (links to one real shard)."""
     with tempfile.TemporaryDirectory() as name:
+        os.environ["SAPIENS_CACHE"] = f"{name}/cache"  # nobody opens this folder again
         folder = Path(name) / "shards"
         folder.mkdir()
         samples = [Sample(sample_key(0, i), jpegs[i % len(jpegs)], {}) for i in range(10_000)]
@@ -199,6 +202,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--resume-only", action="store_true")
     given = parser.parse_args()
+    if given.workers < 1:
+        parser.error("--workers: at least 1")
     torch.set_num_threads(1)
     if not given.resume_only:
         compare(given.tars, given.size, given.workers, given.seconds, given.rounds)

@@ -1,10 +1,8 @@
 """The decide stage over a whole run: gather what the rules need, find duplicates, write the manifest."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +14,12 @@ from curation.errors import UsageError
 from curation.layout import manifest_file, scores_file
 from curation.plan import Plan
 from curation.recipe import Recipe
+from curation.threads import in_order
 from manifests.account import Counts, count, numbered
 from manifests.schema import manifest_schema
 from manifests.store import Store, content_hash
 from shards.writer import sample_key
 
-Result = TypeVar("Result")
-THREADS = 4
-ASKING = 32
-"""Threads that only ask: an object store takes as long for a word as for a megabyte."""
 ORIGINAL = {"width": "original_width", "height": "original_height"}
 
 
@@ -174,18 +169,6 @@ def uid_numbers(uids: pa.ChunkedArray) -> np.ndarray:
     digits = np.frombuffer(text.buffers()[2], np.uint8)[: 32 * len(text)].reshape(-1, 32)
     nibbles = np.where(digits >= 97, digits - 87, digits - 48).astype(np.uint8)
     return ((nibbles[:, ::2] << 4) | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
-
-
-def in_order(work: Callable[[int], Result], units: int, threads: int = THREADS) -> Iterator[Result]:
-    """`work(unit)` for every unit on a few threads, results in order, few held at a time."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        for unit in range(units):
-            waiting.append(pool.submit(work, unit))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _places(positions: np.ndarray, per_shard: int) -> dict[str, pa.Array]:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decide import DUPLICATE
-from curation.deciding import in_order, repeats_of, uid_numbers, uids_of
+from curation.deciding import repeats_of, uid_numbers, uids_of
 from curation.duplicates import NONE
 from curation.layout import manifest_file
 from curation.plan import Plan
 from curation.recipe import Recipe
+from curation.threads import in_order
 from manifests.store import Store
 from shards.writer import sample_key
 

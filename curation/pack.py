@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,7 +21,7 @@ from curation.sources import read_bytes
 from curation.sources.absent import need_source
 from curation.sources.entry import describe
 from manifests.store import Store, content_hash
-from shards.writer import Placed, Sample, check_tar, write_tar
+from shards.writer import Sample, put_tar
 
 Row = dict[str, Any]
 RECORD = ("key", "uid", "sha256", "uri", "member", "caption", "width", "height", "original_width", "original_height")
@@ -131,7 +130,6 @@ def _write(
     start = time.time()
     rows: list[Row] = table.to_pylist()
     failed: dict[str, str] = {}
-    placed: list[Placed] = []
 
     def samples() -> Iterator[Sample]:
         for number, (row, (offset, size)) in enumerate(zip(rows, places, strict=True)):
@@ -144,11 +142,7 @@ def _write(
                 failed[row["key"]] = describe(error)
         announce(-1)
 
-    def fill(path: Path) -> None:
-        failed.clear()
-        placed[:] = write_tar(path, samples())
-
-    store.write(tar_file(job.shard), fill, lambda path: check_tar(path, placed))
+    placed = put_tar(store, tar_file(job.shard), samples())
     where = {place.key: place for place in placed}
     good = [row for row in rows if row["key"] in where]
     for row in good:

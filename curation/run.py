@@ -17,7 +17,7 @@ from rich.console import Console
 
 from curation import embeddings
 from curation.careful import pack_carefully, score_carefully
-from curation.deciding import ASKING, Flips, Outcome, compare, in_order, manifest_hash, resolve, write_manifest
+from curation.deciding import Flips, Outcome, compare, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
 from curation.layout import manifest_file, scored_state, scores_stats_file, shard_stats, sound_unit_stats, unit_stats
 from curation.lock import locked
@@ -32,6 +32,7 @@ from curation.score import UnitJob, score_unit
 from curation.settle import WIDS_FILE, drop_shards_from, settle_manifest, wids_index
 from curation.sources.absent import need_source
 from curation.sources.read import local_uri
+from curation.threads import ASKERS, in_order
 from manifests.account import Counts, numbered
 from manifests.store import Store
 from shards.writer import SHARDS
@@ -286,7 +287,7 @@ class Stages:
 
     def _state(self, plan: Plan, recipe: Recipe) -> str:
         """Changes when the recipe, the plan or any score file does."""
-        units = list(in_order(lambda unit: unit_stats(self.store, unit, plan), plan.units, ASKING))
+        units = list(in_order(lambda unit: unit_stats(self.store, unit, plan), plan.units, ASKERS))
         if missing := [unit for unit, stats in enumerate(units) if stats is None]:
             raise UsageError(
                 f"{len(missing)} of {plan.units} units are not scored yet; run `sapiens-curate score {self.store.root}`"
@@ -302,7 +303,7 @@ class Stages:
         return all(stats) and self.store.read_json(WIDS_FILE) == wids_index([one for one in stats if one])
 
     def _shard_stats(self, record: Record) -> list[dict[str, Any] | None]:
-        return list(in_order(lambda shard: shard_stats(self.store, shard), record.shards, ASKING))
+        return list(in_order(lambda shard: shard_stats(self.store, shard), record.shards, ASKERS))
 
     def _manifest_is_sound(self, record: Record) -> bool:
         return record.manifest == manifest_hash(self.store)
@@ -314,7 +315,7 @@ class Stages:
             return pc.unique(self.store.read_table(manifest_file(unit), ["shard"])["shard"]).to_pylist()
 
         units: dict[int, list[int]] = {}
-        for unit, shards in enumerate(in_order(drawn_by, plan.units, ASKING)):
+        for unit, shards in enumerate(in_order(drawn_by, plan.units, ASKERS)):
             for shard in shards:
                 if shard >= 0:
                     units.setdefault(shard, []).append(unit)

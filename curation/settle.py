@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.deciding import in_order
 from curation.layout import manifest_file, shard_stats, shard_stats_file, table_file, tar_file
 from curation.plan import Plan
+from curation.threads import in_order
 from manifests.account import Counts, count
 from manifests.store import Store
 

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.decide import not_asked
-from curation.deciding import ASKING, in_order, manifest_hash
+from curation.deciding import manifest_hash
 from curation.embeddings import check_embeddings
 from curation.layout import manifest_file, scored_state, scores_file, shard_stats, table_file, tar_file, unit_stats
 from curation.plan import PLAN_FILE, Plan, read_plan, read_unit
 from curation.record import Record, load_record
 from curation.settle import WIDS_FILE, wids_index
+from curation.threads import ASKERS, in_order
 from manifests.account import Counts, Unbalanced, count
 from manifests.store import Store
 
@@ -48,7 +49,7 @@ def verify(out: str) -> tuple[Counts, list[str]]:
     for shard, (packed, found) in enumerate(in_order(lambda n: _check_shard(store, n, made_by), record.shards)):
         kept += packed
         faults.extend(f"shard {shard:05d}: {fault}" for fault in found)
-    stats = list(in_order(lambda shard: shard_stats(store, shard), record.shards, ASKING))
+    stats = list(in_order(lambda shard: shard_stats(store, shard), record.shards, ASKERS))
     if record.packed and all(stats) and store.read_json(WIDS_FILE) != wids_index([one for one in stats if one]):
         faults.append(f"{WIDS_FILE} does not list the shards that are there; `sapiens-curate pack {out}` makes it anew")
     if kept != total.kept:

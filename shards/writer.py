@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from manifests.store import Store
+
 SHARDS = 100_000
 """At most, in five digits."""
 
@@ -41,6 +43,17 @@ def sample_key(shard: int, index: int) -> str:
     if not (0 <= shard < SHARDS and 0 <= index <= 9_999):
         raise ValueError(f"shard {shard}, index {index}: shards go up to 99999 and hold at most 10000 samples")
     return f"{shard:05d}{index:04d}"
+
+
+def put_tar(store: Store, name: str, samples: Iterable[Sample]) -> list[Placed]:
+    """`write_tar` to `name` of a store, where it appears once `check_tar` has found every sample. Raises OSError."""
+    placed: list[Placed] = []
+
+    def fill(path: Path) -> None:
+        placed.extend(write_tar(path, samples))
+
+    store.write(name, fill, lambda path: check_tar(path, placed))
+    return placed
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> list[Placed]:

@@ -137,8 +137,9 @@ def reconstruct(
 
     drawn = draw(weights, images, out, limit, side)
     print(*drawn.paths, sep="\n")
+    scale = "1 is predicting the mean of every patch" if drawn.norm_pix else "in ImageNet's standard deviations"
     for share, error in drawn.errors.items():
-        print(f"{share:.0%} hidden: mean squared error {error:.3f} (1 is predicting the mean of every patch)")
+        print(f"{share:.0%} hidden: mean squared error {error:.3f} ({scale})")
 
 
 @app.command()
@@ -274,7 +275,9 @@ def pack(
     names: Annotated[
         str, typer.Option("--set", metavar="NAME|FILE", help="Keypoint set or class list: shipped, or a YAML file.")
     ] = "",
-    images: Annotated[Path | None, typer.Option(help="Photos of a COCO json. Default: images/ beside it.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="Photos of all COCO jsons. Default: images/ beside each.")
+    ] = None,
     scale: Annotated[float | None, typer.Option(help="Metres per step of 16-bit depth, such as 0.001.")] = None,
     axes: Annotated[str, typer.Option(help="What normals' channels hold; OpenCV's camera is +x-y-z.")] = "+x+y+z",
 ) -> None:
@@ -292,13 +295,16 @@ def pack(
         raise UsageError(f"OUT is missing: only {out} was given; give LABELS and, last, the folder for the shards")
     for flag, given, tasks in (
         ("--set", names != "", ("pose", "parts")),
-        ("--images", images is not None, ("pose",)),
+        ("--images", bool(images), ("pose",)),
         ("--scale", scale is not None, ("depth",)),
         ("--axes", axes != Convention().axes, ("normals",)),
     ):
         if given and task not in tasks:
             raise UsageError(f"{flag} is for {' and '.join(tasks)}, and the task is {task}; leave it out")
-    packing = Packing(cast(Task, task), tuple(labels), out, names, images, Convention(scale, axes))
+    if images and len(images) > 1:
+        raise UsageError("--images is one folder for all files; leave it out where each has images/ beside it")
+    folder = images[0] if images else None
+    packing = Packing(cast(Task, task), tuple(labels), out, names, folder, Convention(scale, axes))
     with Progress(transient=True) as bars:  # beside a refusal a bar would tell of work that was never begun
         bar = bars.add_task("packing", total=None)
         for done, total in run(packing):

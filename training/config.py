@@ -137,7 +137,9 @@ class PretrainConfig(RunConfig):
     base_lr: Annotated[float, "Learning rate per 256 images of batch."] = 1.5e-4
     warmup: Annotated[float, "Share of the images over which the learning rate rises."] = 0.025
     min_crop: Annotated[float, "Smallest share of the image's area in a crop."] = 0.2
-    scaled_decode: Annotated[bool, "Let the JPEG decoder shrink by 2, 4, 8 where the crop allows it; faster."] = True
+    scaled_decode: Annotated[
+        bool, "Let the JPEG decoder shrink to 4, 3, 2 or 1 eighths where the crop allows it; faster."
+    ] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,11 +37,12 @@ class Guess:
 class Figures:
     """Files that were drawn, and the mean error over the photos for every share hidden.
 
-    An error of 1 is that of predicting each patch's mean (with targets normalised by patch).
+    norm_pix: whether targets were normalised by patch; an error of 1 is then that of predicting each patch's mean.
     """
 
     paths: tuple[Path, ...]
     errors: dict[float, float]
+    norm_pix: bool
 
 
 def reconstruct(
@@ -58,7 +59,7 @@ def reconstruct(
     large as the model sees it).
     """
     model = load_mae(weights).eval()
-    rows, columns = (n * model.encoder.patch for n in model.encoder.grid)
+    rows, columns = model.size
     photos = [_square(name, data, (rows, columns)) for name, data in _photos(images, limit)]
     guesses = [[guess(model, photo, ratio, seed) for ratio in ratios] for seed, photo in enumerate(photos)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def reconstruct(
     for sheet, path in zip((first, second), paths, strict=True):
         sheet.save(path, optimize=True)
     errors = {ratio: float(np.mean([row[i].error for row in guesses])) for i, ratio in enumerate(ratios)}
-    return Figures(paths, errors)
+    return Figures(paths, errors, model.norm_pix)
 
 
 @torch.no_grad()

@@ -380,6 +380,7 @@ class Interval:
         comparing runs.
         """
         rates = self.meter.read(self.job.work, self.ranks.world, self.peak)
+        self.meter = Meter()
         batch = self.job.config.total_batch
         left = (self.job.images - progress.samples_seen) // batch
         metrics = {

@@ -25,6 +25,7 @@ from training.models.zoo import PATCH, Architecture
 from training.tell import tell
 
 PEAK_TFLOPS = {
+    "GB200": 2500.0,
     "B200": 2250.0,
     "H200 NVL": 835.0,
     "H200": 989.4,
@@ -88,7 +89,7 @@ def pretraining_work(
     encoder += 2.0 * visible * pixels * arch.width
     d = arch.decoder_width
     if cross:
-        hidden = min(hidden, round(patches * predict_ratio))
+        hidden = min(hidden, max(round(patches * predict_ratio), 1))
         decoder_attention = 4.0 * hidden * visible * d * arch.decoder_depth
         linear = 20.0 * hidden * d**2 + 4.0 * visible * d**2  # q, proj, MLP of the queries; k, v of the latents
         decoder = arch.decoder_depth * linear + decoder_attention
@@ -126,7 +127,8 @@ def device_peak(device: torch.device) -> float:
     name = torch.cuda.get_device_name(device)
     if " MIG " in name:  # a slice of a device
         return 0.0
-    return next((peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"{part}(?!\d)", name)), 0.0)
+    other = r"(?!\d| Ti\b| D\b| Laptop)"  # chips that share a name
+    return next((peak for part, peak in PEAK_TFLOPS.items() if re.search(part + other, name)), 0.0)
 
 
 def memory_gb(device: torch.device) -> float:
@@ -156,20 +158,18 @@ class Meter:
         self._images += images
 
     def read(self, work: Work, world: int, peak_tflops: float) -> dict[str, Any]:
-        """Rates since the last reading, over all devices; mfu and data_wait in percent, mfu None where the
+        """Rates since the meter was made, over all devices; mfu and data_wait in percent, mfu None where the
         peak is unknown.
         """
         seconds = time.perf_counter() - self._start
         rate = self._images / seconds
         tflops = rate * work.training / 1e12 / world
-        rates = {
+        return {
             "images_per_s": rate,
             "tflops_per_device": tflops,
             "mfu": 100 * tflops / peak_tflops if peak_tflops else None,
             "data_wait": 100 * self._waited / seconds,
         }
-        self.__init__()  # type: ignore[misc]
-        return rates
 
 
 class MetricsLog:

@@ -1,7 +1,7 @@
 """What a pretraining run will need, by formula: memory, operations, hours, data rate, shards.
 
 Memory of one GPU, in bytes:
-    weights, gradients and AdamW's two moments: 16 per parameter (+ 4 with an average), shared out under FSDP
+    weights, gradients and AdamW's two moments: 16 per parameter, shared out under FSDP; --ema adds 4
     DDP's buckets, which hold the gradients of all but the first step themselves: 4 per parameter
     bf16 copies of the weights: 2 per parameter; under FSDP of two blocks at a time
     activations of one image: 34·N·d per block of N tokens and width d with bf16 autocast and fused attention;
@@ -16,6 +16,7 @@ from training.meter import Work, duration, pretraining_work
 from training.models.mae import visible_count
 from training.models.zoo import PATCH, Architecture, parameter_counts
 
+MASK_RATIO = 0.75
 SAVED_PER_BLOCK = 34
 """Bytes per token and channel that one block keeps for its backward pass under bf16 autocast."""
 
@@ -51,34 +52,28 @@ def activation_bytes(arch: Architecture, size: tuple[int, int], mask_ratio: floa
     return total
 
 
-def state_bytes(arch: Architecture, gpus: int, sharded: bool, average: bool = False) -> float:
+def state_bytes(arch: Architecture, gpus: int, sharded: bool) -> float:
     """Bytes of weights, gradients, optimizer, buckets and bf16 copies on each GPU."""
     parameters = sum(parameter_counts(arch))
-    per_parameter = 20 if average else 16
     if not sharded:
-        return parameters * (per_parameter + 2 + (4 if gpus > 1 else 0))
+        return parameters * (16 + 2 + (4 if gpus > 1 else 0))
     block = 12 * arch.width**2
-    return parameters * per_parameter / gpus + 2 * 2 * block
+    return parameters * 16 / gpus + 2 * 2 * block
 
 
-def make_plan(
-    arch: Architecture,
-    gpus: int,
-    images: int,
-    gpu_gb: float,
-    peak_tflops: float,
-    size: tuple[int, int] | None = None,
-    mask_ratio: float = 0.75,
-) -> Plan:
-    """A plan for `images` images on `gpus` GPUs. A tenth of a GPU's memory is left for buffers and fragments."""
-    size = size or (arch.image, arch.image)
-    work = pretraining_work(arch, size, mask_ratio)
+def make_plan(arch: Architecture, gpus: int, images: int, gpu_gb: float, peak_tflops: float) -> Plan:
+    """A plan for `images` images of the native size on `gpus` GPUs.
+
+    A tenth of a GPU's memory is left for buffers and fragments.
+    """
+    size = (arch.image, arch.image)
+    work = pretraining_work(arch, size, MASK_RATIO)
     states, image, fits = {}, {}, {}
     for parallel in ("ddp", "fsdp"):
         for recompute in (False, True):
             way = parallel + (" + checkpointing" if recompute else "")
             states[way] = state_bytes(arch, gpus, parallel == "fsdp")
-            image[way] = activation_bytes(arch, size, mask_ratio, recompute)
+            image[way] = activation_bytes(arch, size, MASK_RATIO, recompute)
             fits[way] = max(int((0.9 * gpu_gb * 1e9 - states[way]) // image[way]), 0)
     rates = {mfu: gpus * mfu * peak_tflops * 1e12 / work.training for mfu in (0.35, 0.45, 0.55)}
     hours = {mfu: images / rate / 3600 for mfu, rate in rates.items()}

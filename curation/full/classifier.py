@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curation.engines import Precision, weights_identity
-from curation.errors import UsageError
+from curation.errors import UsageError, reason_of
 from curation.full.clip import fit
 from curation.full.concepts import Classifier
 from curation.full.fetch import home_expanded
@@ -63,14 +63,14 @@ def _build(classifier: Classifier) -> Built:
         state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
         net.load_state_dict(dict(state.get("state_dict", state)))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise UsageError(f"classifiers: {file} does not fit timm's {classifier.model}: {reason}") from None
     net.eval()
     try:
         with torch.no_grad():
             net(torch.zeros(1, 3, classifier.size, classifier.size))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise UsageError(
             f"classifiers: {classifier.model} takes no pictures of {classifier.size} pixels ({reason}); set `size`"
         ) from None

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from curation.engines import Precision, cache_folder, weights_identity
-from curation.errors import UsageError
+from curation.errors import UsageError, reason_of
 from curation.full.catalogue import CATALOGUE, clip_file
 from curation.full.concepts import Concept
 from curation.full.fetch import fetch, home_expanded
@@ -99,7 +99,7 @@ class Clip:
         try:
             tokenizer = open_clip.get_tokenizer(self.weights.model)
         except Exception as error:  # some models' tokenizers lie on the Hugging Face hub
-            reason = " ".join(str(error).split())[:300]
+            reason = reason_of(error)
             raise UsageError(
                 f"weights.clip: the tokenizer of {self.weights.model} cannot be loaded: {reason}"
             ) from None
@@ -186,7 +186,7 @@ def load_clip(weights: ClipWeights) -> Any:
             )
         load_checkpoint(model, str(weights.file), weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise UsageError(f"weights.clip: {weights.file} does not fit open_clip's {weights.model}: {reason}") from None
     return model.eval()
 

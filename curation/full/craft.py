@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curation.engines import Pixels, Precision, weights_identity
-from curation.errors import UsageError
+from curation.errors import UsageError, reason_of
 from curation.full.network import Built, Network, Runner, spread
 from curation.full.torchvision_ops import make_importable
 
@@ -88,7 +88,7 @@ def load_craft(file: Path) -> nn.Module:
         state = torch.load(file, map_location="cpu", weights_only=True)
         craft.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise UsageError(f"weights.text: {file} is not a state dict of EasyOCR's CRAFT: {reason}") from None
     return Maps(craft).eval()
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curation.engines import Pixels, Precision, weights_identity
-from curation.errors import UsageError
+from curation.errors import UsageError, reason_of
 from curation.full.network import Built, Network, Runner, spread
 from curation.full.torchvision_ops import make_importable
 
@@ -130,7 +130,7 @@ def load_model(weights: Path) -> Any:
     try:
         model = _pickled(weights) if weights.suffix == ".pt" else _of_tensors(weights)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         raise UsageError(
             f"weights.people: {weights} is no ultralytics model that can be loaded safely: {reason}"
         ) from None

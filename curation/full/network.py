@@ -18,7 +18,7 @@ from torch import nn
 
 from curation.converted import keep, network_file
 from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torch, eager
-from curation.errors import Stopped
+from curation.errors import Stopped, reason_of
 from manifests.lock import exclusive
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ class Runner:
                     built.module, built.example_size, pixels(built.facts), precision=self.precision, device=device
                 )
             except RuntimeError as error:  # of memory, or of a GPU that this torch has no kernels for
-                reason = " ".join(str(error).split())[:200]
+                reason = reason_of(error)
                 raise Stopped(
                     f"{network.identity} cannot be put on {device} ({reason}): free its memory, give fewer --workers, "
                     "or hide the GPU with CUDA_VISIBLE_DEVICES="

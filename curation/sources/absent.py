@@ -3,10 +3,10 @@
 import glob
 import os
 import socket
-from urllib.parse import unquote_to_bytes
 
 from curation.errors import UsageError
 from curation.sources.entry import suffix
+from curation.sources.read import local_path
 from curation.sources.table import TABLE_SUFFIXES
 
 
@@ -14,8 +14,7 @@ def need_source(source: str) -> None:
     """UsageError where the photos of a run are gone, as on a disk that is not mounted here: all of them would fail, and
     shards that hold them be made anew without them. Of a table, a pattern or a URL this is not known.
     """
-    if source.startswith("file://"):  # also how a name that is not UTF-8 is kept
-        source = os.fsdecode(unquote_to_bytes(source.removeprefix("file://")))
+    source = local_path(source)  # a file:// URL is also how a name that is not UTF-8 is kept
     if "://" in source or glob.has_magic(source) or "{" in source or suffix(source) in TABLE_SUFFIXES:
         return
     if not os.path.exists(source) or (os.path.isdir(source) and _is_empty(source)):

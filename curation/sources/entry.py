@@ -35,6 +35,12 @@ def kind_of(name: str) -> str:
     return suffix(name).encode("utf-8", "replace").decode() or "no suffix"
 
 
+def caption_text(value: Any) -> str:
+    """A caption that a file holds: text, or the texts of a list, a line each; "" for anything else."""
+    texts = value if isinstance(value, list) else [value]
+    return "\n".join(text.strip() for text in texts if isinstance(text, str)).strip()
+
+
 def describe(error: BaseException) -> str:
     """`Class: text` on one line, as manifests hold it."""
     text = " ".join(str(error).split())

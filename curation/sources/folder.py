@@ -52,9 +52,7 @@ def list_folder(folder: str, exclude: Path | None, passed_over: Counter[str]) ->
             elif suffix(name) == ".tar":
                 yield from list_tar(local_uri(path), passed_over)
             elif is_image(path):
-                stem = name[: -len(suffix(name))] if suffix(name) else name
-                caption = os.path.join(parent, f"{stem}.txt") if f"{stem}.txt" in names else None
-                yield list_file(path, caption)
+                yield list_file(path, caption_name(path) if caption_name(name) in names else None)
             else:
                 passed_over[kind_of(name)] += 1
         yield from broken
@@ -73,9 +71,14 @@ def list_file(path: str, caption: str | None = None) -> Entry:
 
 
 def caption_beside(path: str) -> str | None:
-    """The .txt of a local file's name, where there is one."""
-    text = f"{path[: -len(suffix(path))] if suffix(path) else path}.txt"
+    """The caption of a local file, where there is one."""
+    text = caption_name(path)
     return text if text != path and os.path.isfile(text) else None
+
+
+def caption_name(path: str) -> str:
+    """The same path with .txt for its suffix: where a caption lies."""
+    return f"{path[: -len(suffix(path))] if suffix(path) else path}.txt"
 
 
 def list_remote_folder(url: str, passed_over: Counter[str]) -> Iterator[Entry]:
@@ -153,7 +156,7 @@ def _remote_entries(
     passed_over.update(["curated folder"] * len(curated))
     written = tuple(f"{folder}/{name}/" for folder in curated for name in CURATED)
     paths = [path for path in sorted(found) if not f"{path}/".startswith(written)]
-    beside = {path: f"{path[: -len(suffix(path))]}.txt" for path in paths if suffix(path) in IMAGE_SUFFIXES}
+    beside = {path: caption_name(path) for path in paths if suffix(path) in IMAGE_SUFFIXES}
     with ThreadPoolExecutor(READERS) as pool:
         captions = {path: pool.submit(_remote_text, fs, text) for path, text in beside.items() if text in names}
         for path in paths:

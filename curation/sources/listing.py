@@ -21,7 +21,7 @@ from curation.sources.folder import (
     list_remote_folder,
     list_remote_pattern,
 )
-from curation.sources.read import is_web, local_uri
+from curation.sources.read import is_web, local_path, local_uri
 from curation.sources.table import TABLE_SUFFIXES, list_table, read_columns
 from curation.sources.tar import list_tar
 
@@ -42,6 +42,7 @@ def list_source(source: str, exclude: Path | None = None) -> Listing:
 
     Raises UsageError where there is nothing of that name.
     """
+    source = local_path(source)
     if suffix(source) in TABLE_SUFFIXES and not os.path.isdir(source):
         if not os.path.exists(source) and (glob.has_magic(source) or "{" in source):
             raise UsageError(f"{source!r} names several tables; give one table at a time")

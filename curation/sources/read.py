@@ -40,10 +40,8 @@ def read_bytes(uri: str, offset: int = 0, size: int = -1) -> bytes:
 
 def open_uri(uri: str) -> BinaryIO:
     """Open a path or URL for reading; `file://` URLs may hold percent-encoded bytes that are not UTF-8."""
-    if uri.startswith("file://"):
-        return _open_regular(unquote_to_bytes(uri.removeprefix("file://")))
     if not _is_remote(uri):
-        return _open_regular(uri)
+        return _open_regular(local_path(uri))
     fs, path = file_system(uri)
     try:
         return fs.open(path, "rb")
@@ -87,7 +85,7 @@ def _is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
-def _open_regular(path: str | bytes) -> BinaryIO:
+def _open_regular(path: str) -> BinaryIO:
     """Pipes and devices are refused: opening one may wait for ever."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -103,3 +101,8 @@ def local_uri(path: str) -> str:
         quoted = "".join(chr(b) if 32 <= b < 127 and b != 37 else f"%{b:02X}" for b in os.fsencode(path))
         return f"file://{quoted}"
     return path
+
+
+def local_path(uri: str) -> str:
+    """The path that a `file://` URL stands for; anything else as it is."""
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))) if uri.startswith("file://") else uri

@@ -11,7 +11,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from curation.errors import UsageError
-from curation.sources.entry import Entry, suffix
+from curation.sources.entry import Entry, caption_text, suffix
 from curation.sources.read import local_uri, open_uri
 from manifests.schema import PLAN, manifest_schema
 
@@ -35,25 +35,23 @@ CAPTION_COLUMNS = ("caption", "text", "alt", "description")
 
 
 def read_columns(uri: str) -> pa.Table:
-    """The table with a `uri` column, perhaps `caption`, and the extra columns under names that are free.
+    """The table with a `uri` column, perhaps `caption`, text or lists of it, and the extra columns under free names.
 
     An extra column whose name the manifest uses itself is called `source_<name>`.
     """
     table = _read(uri)
     if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
         raise UsageError(f"{uri} has the column {twice[0]!r} more than once; rename one of them")
-    names = {name.lower(): name for name in reversed(table.column_names)}
-    path = next((names[name] for name in PATH_COLUMNS if name in names), None)
+    path, caption = _path_and_caption(table.column_names)
     if path is None:
         raise UsageError(
             f"{uri} has no column of paths: it has {', '.join(table.column_names) or 'none'}; "
             f"name the column of paths or URLs one of {', '.join(PATH_COLUMNS)}"
         )
-    caption = next((names[name] for name in CAPTION_COLUMNS if name in names and names[name] != path), None)
     taken = {*PLAN.names, *manifest_schema([]).names, *table.column_names}
     columns = {"uri": _as_text(uri, table, path)}
     if caption is not None:
-        columns["caption"] = _as_text(uri, table, caption)
+        columns["caption"] = _as_captions(uri, table, caption)
     for name in (name for name in table.column_names if name not in {path, caption}):
         column, own = table[name], name
         if _is_hollow(column.type):
@@ -64,6 +62,12 @@ def read_columns(uri: str) -> pa.Table:
     return pa.table(columns)
 
 
+def _path_and_caption(columns: list[str]) -> tuple[str | None, str | None]:
+    names = {name.lower(): name for name in reversed(columns)}
+    path = next((names[name] for name in PATH_COLUMNS if name in names), None)
+    return path, next((names[name] for name in CAPTION_COLUMNS if name in names and names[name] != path), None)
+
+
 def _as_text(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
     try:
         return table[name].cast(pa.string())
@@ -71,6 +75,18 @@ def _as_text(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
         raise UsageError(
             f"{uri}: the column {name!r} holds {table[name].type}, not text; give paths or URLs as text, or save the "
             "images as files or tars"
+        ) from None
+
+
+def _as_captions(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    kind = table[name].type
+    holds_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    try:
+        return table[name].cast(pa.list_(pa.string()) if holds_lists else pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UsageError(
+            f"{uri}: the column of captions, {name!r}, holds {kind}, not text or lists of text; give captions as text, "
+            "or rename the column"
         ) from None
 
 
@@ -113,7 +129,7 @@ def list_table(uri: str, table: pa.Table) -> Iterator[Entry]:
         for row in batch.to_pylist():
             extra = {name: row[name] for name in extras}
             path = (row["uri"] or "").strip()
-            caption = (row.get("caption") or "").strip()
+            caption = caption_text(row.get("caption"))
             if not path:
                 yield Entry("", caption=caption, error="EmptyPath: the table names no file in this row", extra=extra)
             elif "://" in path or os.path.isabs(path):
@@ -141,7 +157,9 @@ def _read(uri: str) -> pa.Table:
 
 
 def _read_csv(uri: str, delimiter: str) -> pa.Table:
-    """A table whose columns of names in digits, as 007, are text: as numbers they would be other names."""
+    """A table whose columns of names in digits, as 007, are text: as numbers they would be other names. Of paths and
+    captions any number, date or truth value is text: 1.10 is not 1.1.
+    """
 
     def read(**options: Any) -> pa.Table:
         parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
@@ -151,10 +169,11 @@ def _read_csv(uri: str, delimiter: str) -> pa.Table:
 
     table = read()
     kinds = {field.name: field.type for field in table.schema}
-    numbers = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
-    if not numbers:
+    numbers = {name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)}
+    always = {name for name in _path_and_caption(table.column_names) if name and pa.types.is_primitive(kinds[name])}
+    if not (again := [name for name in kinds if name in numbers | always]):
         return table
-    texts = read(include_columns=numbers, column_types=dict.fromkeys(numbers, pa.string()))
-    names = {name for name in numbers if pc.any(pc.match_substring_regex(texts[name], NAME_IN_DIGITS)).as_py()}
+    texts = read(include_columns=again, column_types=dict.fromkeys(again, pa.string()))
+    names = always | {n for n in numbers if pc.any(pc.match_substring_regex(texts[n], NAME_IN_DIGITS)).as_py()}
     columns = [texts[name] if name in names else table[number] for number, name in enumerate(table.column_names)]
     return pa.table(columns, names=table.column_names)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, describe, kind_of, suffix
+from curation.sources.entry import CAPTION_LIMIT, IMAGE_SUFFIXES, Entry, caption_text, describe, kind_of, suffix
 from curation.sources.read import open_at_offsets
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
@@ -80,12 +80,10 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str:
     if kind == ".txt":
         return text.strip()
     try:
-        value = json.loads(text).get("caption")
+        caption = caption_text(json.loads(text).get("caption"))
     except (ValueError, AttributeError):
         return ""
-    if not isinstance(value, str):
-        return ""
-    return value[:CAPTION_LIMIT].encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
+    return caption[:CAPTION_LIMIT].encode("utf-8", "replace").decode().strip()  # \ud800 in JSON is half a character
 
 
 def _check_end(file: BinaryIO, at: int, end: int) -> None:

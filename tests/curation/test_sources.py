@@ -305,6 +305,16 @@ def test_a_url_that_is_not_utf8_is_written_as_urls_are(tmp_path: Path) -> None:
     assert [e.uri for e in listed(tmp_path / "list.txt")] == ["http://h/a.jpg", "http://h/caf%E9.jpg"]
 
 
+def test_a_file_url_is_the_path_that_it_quotes(tmp_path: Path, plain_recipe: Recipe) -> None:
+    photos = {"1.jpg": jpeg(1), "50%25.jpg": jpeg(2)}
+    folder = write(tmp_path / "with space", photos | {"t.csv": b"path\n1.jpg\n50%25.jpg"})
+    for number, source in enumerate(("", "/*.jpg", "/t.csv")):
+        url, out = f"file://{tmp_path}/with%20space{source}", folder / f".out{number}"
+        assert curate(url, str(out), plain_recipe, place=HERE).kept == 2
+        assert pd.read_parquet(out / "manifest").uri.tolist() == [str(folder / name) for name in photos]
+        assert curate(url, str(out), plain_recipe, place=HERE).kept == 2  # taken up again
+
+
 def test_a_source_in_ones_home_is_found_again(
     tmp_path: Path, plain_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +531,35 @@ def test_digits_that_are_names_stay_as_they_stand(tmp_path: Path, kind: str) -> 
     assert (first.caption, second.caption) == ("012", "")
     assert first.extra == {"id": "0001", "hash": "18446744073709551616", "rank": 1, "share": 0.5}
     assert second.extra == {"id": "", "hash": "18446744073709551617", "rank": None, "share": 0}
+
+
+@pytest.mark.parametrize("path", ["1.10", "1e5", "True", "2024-01-01T10:00:00"])
+def test_paths_and_captions_of_a_csv_stay_as_they_stand(tmp_path: Path, path: str) -> None:
+    (tmp_path / "t.csv").write_text(f"Path,text,rank\n{path},2.50,1.50\n")
+    (entry,) = listed(tmp_path / "t.csv")
+    assert (Path(entry.uri).name, entry.caption, entry.extra) == (path, "2.50", {"rank": 1.5})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_several_captions_of_a_photo_are_a_line_each(tmp_path: Path, kind: str) -> None:
+    captions = [["a man", " two men "], [], None, ["a dog", None]]
+    rows = [{"path": f"{number}.jpg", "caption": caption} for number, caption in enumerate(captions)]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    else:
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [entry.caption for entry in listed(tmp_path / f"t.{kind}")] == ["a man\ntwo men", "", "", "a dog"]
+
+
+def test_several_captions_in_a_tar_are_a_line_each(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "a.tar", [("1.jpg", jpeg(1)), ("1.json", b'{"caption": ["a man", "two men"]}')])
+    assert [entry.caption for entry in listed(tar)] == ["a man\ntwo men"]
+
+
+def test_captions_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.jpg"], "caption": [{"en": "a man"}]}), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=r"captions, 'caption', holds struct<en: string>, not text or lists of text"):
+        listed(tmp_path / "t.parquet")
 
 
 def test_a_table_without_a_path_column_says_what_it_has_and_what_is_needed(tmp_path: Path) -> None:

@@ -234,6 +234,12 @@ def test_a_written_mae_knows_what_its_pixels_mean(tmp_path, config, norm_pix):
     assert load_mae(tmp_path / "mae.safetensors").norm_pix is norm_pix
 
 
+def test_a_written_mae_knows_the_size_it_was_trained_at(tmp_path, config):
+    pretrain(config(images=8, size="64x96"))
+    write_weights(read_weights(tmp_path / "run"), tmp_path / "mae.safetensors", "mae")
+    assert load_mae(tmp_path / "run").size == load_mae(tmp_path / "mae.safetensors").size == (64, 96)
+
+
 def test_others_may_read_what_the_umask_lets_them(tmp_path, config):
     pretrain(config(images=8, size=""))
     write_weights(read_weights(tmp_path / "run"), tmp_path / "encoder.safetensors", "encoder")

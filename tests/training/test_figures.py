@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from tests.shard_factory import photo, write_foreign
+from training.cli import app
 from training.config import UsageError
 from training.figures import guess, reconstruct
 from training.models.zoo import FAMILY, build_mae
@@ -44,6 +46,15 @@ def test_visible_patches_stay_and_hidden_ones_are_grey(ratio, hidden):
     assert (blocks[1][~grey] == blocks[0][~grey]).all()
     assert (blocks[2][~grey] == blocks[0][~grey]).all()
     assert (blocks[2][grey] != blocks[0][grey]).any(1).all()
+
+
+def test_figures_have_the_size_and_the_yardstick_of_the_training(tmp_path, config):
+    """A run without normalised targets has errors of which 1 is nothing in particular."""
+    pretrain(config(images=8, size="64x96", norm_pix=False))
+    (tmp_path / "photo.jpg").write_bytes(photo(1, 80, 200))
+    done = CliRunner().invoke(app, ["reconstruct", f"{tmp_path}/run", f"{tmp_path}/photo.jpg", "--out", f"{tmp_path}"])
+    assert "in ImageNet's standard deviations" in done.output
+    assert Image.open(tmp_path / "triplets.png").size == (3 * (96 + 4) - 4, 22 + 64)
 
 
 def test_figures_are_drawn_from_files_folders_and_shards(tmp_path, config):

@@ -173,6 +173,18 @@ def test_the_cross_decoder_predicts_any_subset_alike():
     torch.testing.assert_close(some.predicted, all_of_them.predicted[:, :4])
 
 
+def test_of_few_patches_one_is_predicted_at_least():
+    assert small(cross=True, predict=0.01).reconstruct(pictures(3), KEYS).predicted.shape[1] == 1
+
+
+def test_biases_inside_mlps_start_near_nothing_and_others_at_nothing():
+    for name, parameter in build_mae(FAMILY["tiny"]).named_parameters():
+        if ".mlp." in name and name.endswith("bias"):
+            assert 0 < parameter.std() < 2e-6, name
+        elif name.endswith(("qkv.bias", "proj.bias")):
+            assert not parameter.any(), name
+
+
 @pytest.mark.parametrize("cross", [False, True])
 def test_every_trainable_parameter_gets_a_gradient(cross):
     model = small(cross)

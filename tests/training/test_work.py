@@ -79,6 +79,12 @@ def test_plans_follow_from_their_parts():
         ("NVIDIA GH200 480GB", 989.4),
         ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA RTX A1000 Laptop GPU", 0.0),
+        ("NVIDIA GB200", 2500.0),
+        ("NVIDIA B200", 2250.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 D", 0.0),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 0.0),
+        ("NVIDIA GeForce RTX 3090 Ti", 0.0),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 0.0),
     ],
 )

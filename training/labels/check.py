@@ -213,6 +213,8 @@ def _check_dense(given: Given, photo: _Photo, task: Task, classes: ClassList | N
     tally = None
     if classes is not None:
         pixels = _class_ids(pixels, classes)
+        if (pixels == IGNORE).all():
+            raise LabelError(EMPTY, "no pixel has a class")
         region, label = (pixels > 0) & (pixels != IGNORE), parts_to_png(pixels)
         tally = np.bincount(pixels.ravel(), minlength=IGNORE + 1)[: len(classes.names)]
     else:

@@ -1,6 +1,6 @@
 """Labels of any known format → labelled shards, with an account of every label that was given."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from manifests.account import numbered
 from manifests.store import Store
 from shards.labelled import FORMAT, INDEX, LABELS_FILE
-from shards.writer import Placed, Sample, check_tar, sample_key, write_tar
+from shards.writer import Sample, put_tar, sample_key
 from training.config import Task, UsageError
 from training.labels.check import Checked, Row, check
 from training.labels.dense_files import Convention
@@ -128,7 +128,7 @@ def pack(packing: Packing) -> Iterator[tuple[int, int]]:
     while batch := _shardful(photos):
         for checked in batch:
             counts.add(checked)
-        _write_shard(store, shard, packing.task, [checked for checked in batch if checked.rows], batch)
+        _write_shard(store, shard, packing.task, batch)
         done, shard = done + len(batch), shard + 1
         yield done, len(given)
     if not counts.packed:
@@ -186,6 +186,7 @@ def _read_all(packing: Packing) -> tuple[KeypointSet | ClassList | None, list[Gi
 def _read_pose(packing: Packing) -> tuple[KeypointSet, list[Given]]:
     keypoints = KeypointSet.load(packing.names) if packing.names else None
     given: list[Given] = []
+    called: dict[Path, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for path in packing.labels:
         path = path / "keypoints.json" if path.is_dir() else path
         if path.suffix == ".tar":
@@ -196,7 +197,7 @@ def _read_pose(packing: Packing) -> tuple[KeypointSet, list[Given]]:
                 raise UsageError(
                     f"{images or 'images/ beside ' + str(path)} is no folder; say with --images where photos are"
                 )
-            found, photos = read_coco(path, images, keypoints)
+            found, photos = read_coco(path, images, keypoints, called[images.resolve()])
         else:
             raise UsageError(_unknown(path, "a COCO .json, a folder that `practice` wrote, or a .tar"))
         keypoints, given = found, given + photos
@@ -236,15 +237,11 @@ def _shardful(photos: Iterator[Checked]) -> list[Checked]:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write_shard(store: Store, number: int, task: Task, used: list[Checked], batch: list[Checked]) -> None:
+def _write_shard(store: Store, number: int, task: Task, batch: list[Checked]) -> None:
     """Tar, index and stats of one shard, and the manifest of the labels that came with it."""
+    used = [checked for checked in batch if checked.rows]
     keys = {id(checked): sample_key(number, place) for place, checked in enumerate(used)}
-    accounts: list[Row] = []
-    for checked in batch:
-        for account in checked.accounts:
-            row = checked.rows[account["sample"]] if account["sample"] >= 0 else None
-            found = {"key": keys[id(checked)], "uid": row["uid"]} if row else {"key": "", "uid": ""}
-            accounts.append({name: value for name, value in (account | found).items() if name != "sample"})
+    accounts = [row for checked in batch for row in _accounts(checked, keys.get(id(checked), ""))]
     store.write_table(f"manifest/{number:05d}.parquet", pa.Table.from_pylist(accounts, MANIFEST))
     if not used:
         return
@@ -252,13 +249,8 @@ def _write_shard(store: Store, number: int, task: Task, used: list[Checked], bat
         Sample(keys[id(one)], one.jpeg, _record(task, one), one.label, f"{task}.png" if one.label else "")
         for one in used
     ]
-    placed: list[Placed] = []
-
-    def fill(path: Path) -> None:
-        placed[:] = write_tar(path, samples)
-
     name = f"shards/{number:05d}"
-    store.write(f"{name}.tar", fill, lambda path: check_tar(path, placed))
+    placed = put_tar(store, f"{name}.tar", samples)
     rows = []
     for checked, place in zip(used, placed, strict=True):
         where = {
@@ -283,6 +275,14 @@ def _write_shard(store: Store, number: int, task: Task, used: list[Checked], bat
         "sha256": {short: store.sha256(path) for short, path in files.items()},
     }
     store.write_json(f"{name}_stats.json", stats)
+
+
+def _accounts(checked: Checked, key: str) -> Iterator[Row]:
+    """Manifest rows of a photo's labels; those that are packed tell the photo's key and their sample's uid."""
+    for account in checked.accounts:
+        number = account["sample"]
+        found = {"key": key, "uid": checked.rows[number]["uid"]} if number >= 0 else {"key": "", "uid": ""}
+        yield {name: value for name, value in (account | found).items() if name != "sample"}
 
 
 def _record(task: Task, checked: Checked) -> Row:

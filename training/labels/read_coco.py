@@ -1,7 +1,7 @@
 """Keypoint files in COCO's format: 17, COCO-WholeBody's 133, or any other number of keypoints."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,12 @@ WHOLE_BODY = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand
 """COCO-WholeBody's fields, in the order of its 133 keypoints; all but the first have a `…_valid` beside them."""
 
 
-def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[KeypointSet, list[Given]]:
+def read_coco(
+    path: Path, images: Path, keypoints: KeypointSet | None, called: defaultdict[str, set[str]]
+) -> tuple[KeypointSet, list[Given]]:
     """The photos of a COCO json in its order, with their people; and the keypoint set, told by the file where none is
-    given. Raises UsageError for what is no such file.
+    given. called: base name → names that jsons give photos of the folder `images`; this one's are added. Raises
+    UsageError for what is no such file.
     """
     content = _load(path)
     keypoints = keypoints or _recognise(path, content)
@@ -29,14 +32,14 @@ def read_coco(path: Path, images: Path, keypoints: KeypointSet | None) -> tuple[
         people[_identity(annotation.get("image_id"))].append(_person(annotation, number, own, others))
     files: dict[str, set[str]] = defaultdict(set)
     for entry in content["images"]:
-        files[_identity(entry.get("id"))].add(_file_name(entry))
-    bases = Counter(Path(name).name for name in set().union(*files.values()))
+        name = _file_name(entry)
+        files[_identity(entry.get("id"))].add(name)
+        called[Path(name).name].add(name)
     given = []
     for entry in content["images"]:
         identity = _identity(entry.get("id"))
         if found := people.pop(identity, None):
-            is_sole = bases[Path(_file_name(entry)).name] == 1
-            given.append(_photo(path, images, entry, found, is_sole, sorted(files[identity])))
+            given.append(_photo(path, images, entry, found, called, sorted(files[identity])))
     return keypoints, given + list(_astray(path, people))
 
 
@@ -180,9 +183,14 @@ def _file_name(entry: dict[str, Any]) -> str:
 
 
 def _photo(
-    path: Path, images: Path, entry: dict[str, Any], people: list[GivenPerson], is_sole: bool, files: list[str]
+    path: Path,
+    images: Path,
+    entry: dict[str, Any],
+    people: list[GivenPerson],
+    called: dict[str, set[str]],
+    files: list[str],
 ) -> Given:
-    """is_sole: no other image has this name in another folder. files: all that have this id."""
+    """files: all that have this id."""
     name = str(entry.get("file_name") or "")
     size = refused = None
     if len(files) > 1:
@@ -192,13 +200,15 @@ def _photo(
     except (TypeError, ValueError, OverflowError):
         sides = f"{entry['height']!r} and {entry['width']!r}"
         refused = LabelError(BROKEN_LABEL, f"its height and width are {sides} in the file, not whole numbers")
-    read = partial(_read_image, images, name, is_sole)
+    read = partial(_read_image, images, name, called)
     return Given(str(path), name, read, tuple(people), size=size, refused=refused)
 
 
-def _read_image(images: Path, name: str, is_sole: bool) -> bytes:
+def _read_image(images: Path, name: str, called: dict[str, set[str]]) -> bytes:
+    """By its base name alone where no other image has that in another folder: known once every json is read."""
     there = _file_name({"file_name": name})
-    anywhere = (images / Path(there).name,) if is_sole else ()
+    base = Path(there).name
+    anywhere = (images / base,) if len(called[base]) == 1 else ()
     for candidate in (images / name, images / there, *anywhere):
         if name and candidate.is_file():
             return candidate.read_bytes()

@@ -29,9 +29,9 @@ class KeypointSet:
     """K keypoints of a person.
 
     sigmas: spread of each keypoint's labels as a share of the person's size, as COCO's OKS has it. flip_pairs: left
-    and right keypoints, by index. skeleton: the pairs joined in drawings. upper_body: the indices above the hips, by
-    which half-body augmentation tells the halves apart. groups: a whole-body split (body, foot, face, lefthand,
-    righthand), or nothing.
+    and right keypoints, by index. skeleton: the pairs joined in drawings. upper_body, lower_body: the indices of the
+    halves that half-body augmentation chooses from (files that name no lower half: all that are not above). groups: a
+    whole-body split (body, foot, face, lefthand, righthand), or nothing.
     """
 
     name: str
@@ -40,6 +40,7 @@ class KeypointSet:
     flip_pairs: Pairs = ()
     skeleton: Pairs = ()
     upper_body: tuple[int, ...] = ()
+    lower_body: tuple[int, ...] = ()
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -55,9 +56,9 @@ class KeypointSet:
     @classmethod
     def from_dict(cls, given: Any, origin: str = "the keypoint set") -> "KeypointSet":
         """From what `to_dict` or a YAML file gives; keypoints are called by name throughout. Raises UsageError."""
-        allowed = ("name", "keypoints", "sigmas", "flip_pairs", "skeleton", "upper_body", "groups")
+        allowed = ("name", "keypoints", "sigmas", "flip_pairs", "skeleton", "upper_body", "lower_body", "groups")
         _check_keys(given, allowed, ("keypoints", "sigmas"), origin)
-        lists = _lists(given, ("keypoints", "sigmas", "flip_pairs", "skeleton", "upper_body"), origin)
+        lists = _lists(given, allowed[1:-1], origin)
         groups = _lists(given.get("groups") or {}, None, origin)
         names = tuple(str(name) for name in lists["keypoints"])
         _check_unique(names, "keypoint", origin)
@@ -65,13 +66,16 @@ class KeypointSet:
         sigmas = tuple(_number(sigma, "sigma", origin) for sigma in lists["sigmas"])
         if not names or len(sigmas) != len(names) or not all(sigma > 0 for sigma in sigmas):
             raise UsageError(f"{origin}: {len(sigmas)} sigmas for {len(names)} keypoints; give one above 0 for each")
+        upper = _indices(lists["upper_body"], index, origin)
+        others = tuple(sorted(set(range(len(names))) - set(upper)))
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
             sigmas,
             _pairs(lists["flip_pairs"], index, origin, once=True),
             _pairs(lists["skeleton"], index, origin),
-            _indices(lists["upper_body"], index, origin),
+            upper,
+            _indices(lists["lower_body"], index, origin) if "lower_body" in given else others,
             {str(key): _indices(group, index, origin) for key, group in groups.items()},
         )
 
@@ -84,6 +88,7 @@ class KeypointSet:
             "flip_pairs": [[self.names[a], self.names[b]] for a, b in self.flip_pairs],
             "skeleton": [[self.names[a], self.names[b]] for a, b in self.skeleton],
             "upper_body": [self.names[i] for i in self.upper_body],
+            "lower_body": [self.names[i] for i in self.lower_body],
             "groups": {key: [self.names[i] for i in group] for key, group in self.groups.items()},
         }
 

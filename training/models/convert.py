@@ -146,6 +146,8 @@ def load_mae(path: str | Path) -> MAE:
     model.load_state_dict(named, assign=True)
     for table in (model.encoder.pos_embed, model.decoder.pos_embed):
         table.requires_grad_(False)
+    if "size" in weights.facts:
+        model.size = parse_grid(str(weights.facts["size"]))
     return model
 
 
@@ -172,6 +174,8 @@ def write_weights(weights: Weights, path: str | Path, layout: str) -> None:
     }
     if layout == "mae":
         facts["norm_pix"] = str(weights.facts.get("norm_pix", True))
+        if "size" in weights.facts:
+            facts["size"] = str(weights.facts["size"])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=facts)
     as_umask_says(Path(path))
@@ -316,4 +320,4 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         }
         checkpoint.load(path, tensors, part=part)
         weights |= {name.removeprefix(part): tensor for name, tensor in tensors.items()}
-    return weights, dict(manifest["weights"])
+    return weights, {**manifest["weights"], "size": manifest["identity"]["size"]}

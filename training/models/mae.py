@@ -146,7 +146,7 @@ class MAE(nn.Module):
 
     mask_ratio: share of the patches that are hidden. predict_ratio: share of all patches that are predicted,
     at most mask_ratio; less than that only with the cross decoder. norm_pix: targets are normalised patch by
-    patch.
+    patch. `size`: rows and columns in pixels of the images it was trained on.
     """
 
     def __init__(
@@ -161,6 +161,7 @@ class MAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
         self.predict_ratio = mask_ratio if predict_ratio is None else predict_ratio
+        self.size = (encoder.grid[0] * encoder.patch, encoder.grid[1] * encoder.patch)
 
     def forward(self, images: Tensor, mask_keys: Tensor) -> Tensor:
         """Mean squared error over the predicted patches, a float32 scalar.
@@ -181,7 +182,7 @@ class MAE(nn.Module):
         keep = visible_count(patches.shape[1], self.mask_ratio if mask_ratio is None else mask_ratio)
         hidden = patches.shape[1] - keep
         if mask_ratio is None and self.decoder.cross:
-            hidden = min(hidden, round(patches.shape[1] * self.predict_ratio))
+            hidden = min(hidden, max(round(patches.shape[1] * self.predict_ratio), 1))
         visible, masked = order[:, :keep], order[:, keep : keep + hidden]
 
         latents = self.encoder.encode(patches, grid, visible)

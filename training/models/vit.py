@@ -215,8 +215,10 @@ def initialise(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for layer in module.modules():  # apart, as an Mlp comes before its own layers
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))
         if isinstance(layer, Mlp):
             nn.init.normal_(layer.fc1.bias, std=1e-6)
             nn.init.normal_(layer.fc2.bias, std=1e-6)

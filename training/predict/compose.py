@@ -79,12 +79,9 @@ class Composer:
         self.depth = np.full(shape, NO_DEPTH, np.float32) if "depth" in self.tasks else None
         self.normals = np.full((*shape, 3), NO_NORMAL, np.float32) if "normals" in self.tasks else None
 
-    def add(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> None:
-        """Person `number` as each task's decoder described them: (C, h, w) float32 by task, and the view it saw."""
-        self.put(number, self.decode(number, outputs, views))
-
-    def decode(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> "Found":
-        """What `add` is given, in the image's own pixels. Changes nothing, so that threads can share the work."""
+    def decode(self, number: int, outputs: Mapping[str, np.ndarray], views: Mapping[str, View]) -> Found:
+        """Person `number`, in the image's own pixels, as each task's decoder described them: (C, h, w) float32 by task,
+        and the view it saw. Changes nothing, so that threads can share the work."""
         keypoints = pose.decode(outputs["pose"], views["pose"]) if "pose" in self.tasks else None
         if self.owner is None:
             return Found(keypoints)
@@ -93,9 +90,12 @@ class Composer:
         modules = {"parts": parts, "depth": depth, "normals": normals}
         maps = {t: m.decode(outputs[t], views[t], region) for t, m in modules.items() if t in self.tasks}
         seen = maps["parts"] > 0 if "parts" in maps else None
+        if seen is not None:
+            for task in maps:  # at the rim a coarser view reaches further
+                seen &= views[task].shows(region)
         return Found(keypoints, region, maps, seen, _distance(self.boxes[number], region))
 
-    def put(self, number: int, found: "Found") -> None:
+    def put(self, number: int, found: Found) -> None:
         """Person `number` into the image's maps, where nobody has a better claim."""
         self.keypoints[number] = found.keypoints
         if self.owner is None or found.claim is None:

@@ -5,6 +5,7 @@ photo. Depth is brightest where it is nearest, scaled for each person; normals a
 grey.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,15 +124,21 @@ def scales(found: Prediction) -> list[tuple[float, float]]:
     """Per person the depths that become the brightest and the darkest colour: the 1st and 99th percentile."""
     limits = []
     for number in range(1, len(found.people) + 1):
-        values = found.depth[found.owner == number] if found.depth is not None else np.empty(0)
+        mine = found.owner == number
+        values = found.depth[mine & np.isfinite(found.depth)] if found.depth is not None else np.empty(0)
         low, high = np.percentile(values, (1, 99)) if len(values) else (0.0, 1.0)
         limits.append((float(low), float(high)))
     return limits
 
 
 def side_colours(keypoints: KeypointSet) -> list[tuple[int, int, int]]:
-    """Colour of every keypoint by the side its name says, or that of its mirror partner."""
-    return [LEFT if "left" in n.lower() else RIGHT if "right" in n.lower() else MIDDLE for n in keypoints.names]
+    """Colour of every keypoint by the side that its name says: left and right, or the words l and r."""
+
+    def side(name: str) -> tuple[int, int, int]:
+        words = re.split(r"[^a-z]+", name)
+        return LEFT if "left" in name or "l" in words else RIGHT if "right" in name or "r" in words else MIDDLE
+
+    return [side(name.lower()) for name in keypoints.names]
 
 
 def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

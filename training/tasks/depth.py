@@ -106,8 +106,8 @@ class Metric:
     """AbsRel, RMSE and δ1 of each photo, averaged over photos, on labelled pixels only.
 
     Relative depth has no unit, so each photo's is aligned first: scale s and shift t by least squares of s·output + t
-    against the label, and not below `FLOOR` of the label's median. rmse/relative needs no alignment: both are brought
-    to 0 … 1, the output as the model gave it.
+    against the label, and not below `FLOOR` of the label's median. RMSE/relative needs no alignment: the label is
+    brought to 0 … 1, the output is the model's own. Outputs below 0 count as 0 in all of them, as in `decode`.
     """
 
     FLOOR = 1e-3

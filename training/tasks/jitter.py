@@ -46,12 +46,11 @@ def _half_body(
     keypoints: np.ndarray, labels: KeypointSet, size: tuple[int, int], key: int
 ) -> tuple[tuple[float, float], float] | None:
     """Centre and width of a view of the upper or lower half of a body; None where the draw or the labels say no."""
-    half, prefers_upper = uniforms(key_of(key, _HALF), 2)
-    seen = keypoints[:, 2] > 0
-    if not labels.upper_body or half >= HALF_CHANCE or seen.sum() < LEAST_VISIBLE:
+    chance, prefers_upper = uniforms(key_of(key, _HALF), 2)
+    if not labels.upper_body or chance >= HALF_CHANCE or (keypoints[:, 2] > 0).sum() < LEAST_VISIBLE:
         return None
-    is_upper = np.isin(np.arange(len(keypoints)), labels.upper_body)
-    upper, lower = keypoints[seen & is_upper, :2], keypoints[seen & ~is_upper, :2]
+    halves = (keypoints[list(half)] for half in (labels.upper_body, labels.lower_body))
+    upper, lower = (points[points[:, 2] > 0, :2] for points in halves)
     if len(upper) < LEAST_UPPER and len(lower) < LEAST_LOWER:
         return None
     takes_upper = len(lower) < LEAST_LOWER or (len(upper) >= LEAST_UPPER and prefers_upper < UPPER_CHANCE)

@@ -42,6 +42,10 @@ def test_mistakes_are_one_sentence(train, tmp_path: Path) -> None:  # type: igno
             ("pack", "parts", tmp_path, tmp_path / "out", "--scale", "0.001"),
             "--scale is for depth, and the task is parts",
         ),
+        (
+            ("pack", "pose", "a.json", "b.json", tmp_path / "out", "--images", "a", "--images", "b"),
+            "--images is one folder for all files; leave it out",
+        ),
         (("practice", tmp_path / "out", "--size", "big"), "--size is 'big'; give rows x columns"),
         (("practice", full), "is not empty; give a new"),
         (("pack", "parts", full, tmp_path / "out"), "has no folder 'images'"),

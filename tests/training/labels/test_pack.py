@@ -250,6 +250,18 @@ def test_a_photo_that_is_missing_is_not_replaced_by_another_of_its_name(tmp_path
     assert packed("pose", tmp_path / "both", path)["counts"]["photos"] == 3
 
 
+def test_photos_of_one_name_in_several_files_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    paths = [
+        changed_coco(tmp_path / name, [person(0), person(1)], 2, images=[{"file_name": f"{name}/0.jpg"}, {}])
+        for name in ("a", "b")
+    ]
+    list(pack(Packing("pose", tuple(paths), tmp_path / "out", images=tmp_path / "a" / "images")))
+    assert manifest(tmp_path / "out").status.tolist() == ["refused", "packed"] * 2  # both call 1.jpg the same
+    (tmp_path / "b/images/0.jpg").write_bytes(photo(7))
+    assert packed("pose", tmp_path / "own", *paths)["counts"]["packed"] == 4  # each with its own folder
+    assert manifest(tmp_path / "own").uid.nunique() == 3
+
+
 def test_a_name_that_is_not_unicode_costs_no_other(tmp_path: Path) -> None:
     path = changed_coco(tmp_path / "coco", [person(0), person(1)], 2, images=[{"file_name": "\ud83d.jpg"}, {}])
     assert packed("pose", tmp_path / "out", path)["counts"]["packed"] == 1
@@ -417,6 +429,8 @@ def test_class_maps_good_and_bad(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "in", "masks", labels)
     (root / "images/d.jpg").rename(root / "images/e.jpg")
     write_pixels(root / "masks/f.png", good[:50])
+    write_pixels(root / "masks/g.png", np.full_like(good, 255))
+    (root / "images/g.jpg").write_bytes((root / "images/a.jpg").read_bytes())
     (root / "images/f.jpg").write_bytes(photo(9))
     result = packed("parts", tmp_path / "out", root, names="lip20")
     data = open_labelled(str(tmp_path / "out"))
@@ -430,8 +444,9 @@ def test_class_maps_good_and_bad(tmp_path: Path) -> None:
         "label without its image": f"there is no image 'd' in {root / 'images'}",
         "image without a label": f"there is no 'e' in {root / 'masks'}",
         "label and image differ in size": "the label has 120 x 50 px and the image 120 x 96",
+        "nothing is labelled": "no pixel has a class",
     }
-    assert len(manifest(tmp_path / "out")) == 6
+    assert len(manifest(tmp_path / "out")) == 7
 
 
 def test_masks_of_people_and_palette_pngs(tmp_path: Path) -> None:

@@ -37,7 +37,14 @@ def test_the_face_of_wholebody_is_mirrored_as_the_68_points_of_ibug_are() -> Non
     assert made.sigmas[:17] == KeypointSet.load("coco17").sigmas
     assert made.sigmas[91:112] == made.sigmas[112:133]
     assert (made.sigmas[17], made.sigmas[23], made.sigmas[90]) == (0.068, 0.042, 0.008)
-    assert not {"left_hip", "right_knee", "left_heel"} & {made.names[point] for point in made.upper_body}
+    assert {"left_hip", "right_knee", "left_heel"} < {made.names[point] for point in made.lower_body}
+    assert sorted(made.upper_body + made.lower_body) == list(range(23))  # neither has face or hands
+
+
+def test_who_names_no_lower_half_has_all_that_is_not_above_there() -> None:
+    given = {"keypoints": ["head", "hand", "foot"], "sigmas": [0.1] * 3, "upper_body": ["hand", "head"]}
+    assert KeypointSet.from_dict(given).lower_body == (2,)
+    assert KeypointSet.from_dict(given | {"lower_body": []}).lower_body == ()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def compose(made: Scene, tasks: Sequence[str] = TASKS) -> Prediction:
     for place, number in enumerate(shown):
         view = fit(tuple(float(v) for v in composer.boxes[place][:4]), SIZE)
         outputs = true_outputs(made.rendered, number, view)
-        composer.add(place, {t: outputs[t] for t in tasks}, dict.fromkeys(tasks, view))
+        composer.put(place, composer.decode(place, {t: outputs[t] for t in tasks}, dict.fromkeys(tasks, view)))
     return composer.done()
 
 

@@ -36,6 +36,23 @@ def test_nothing_is_said_where_nobody_is(crowd):
     assert np.isnan(found.normals[nobody]).all()
 
 
+def test_views_of_other_sizes_own_only_what_all_of_them_show():
+    """A coarse view reaches half of its own pixel beyond the frame, where a finer one says nothing."""
+    image, rng = np.zeros((500, 400, 3), np.uint8), np.random.default_rng(0)
+    for _ in range(12):
+        x, y, width, height = rng.uniform((100, 100, 40, 60), (200, 200, 150, 250))
+        composer = Composer(image, np.array([[x, y, x + width, y + height, 0.9]], np.float32), ["parts", "depth"])
+        box = tuple(float(v) for v in composer.boxes[0][:4])
+        views = {"parts": fit(box, (128, 96)), "depth": fit(box, (1024, 768))}
+        body = np.zeros((28, 32, 24), np.float32)
+        body[21] = 1
+        outputs = {"parts": body, "depth": np.full((1, 256, 192), 0.5, np.float32)}
+        composer.put(0, composer.decode(0, outputs, views))
+        found = composer.done()
+        assert (found.owner == 1).any()
+        assert np.isfinite(found.depth[found.owner == 1]).all()
+
+
 def test_people_side_by_side_keep_their_pixels():
     pairs = (s for s in (scene(5, index) for index in range(60)) if len(s.boxes) == 2 and 0 < _overlap(s.boxes) < 0.2)
     made = next(pairs)
@@ -67,10 +84,11 @@ def test_the_order_of_people_does_not_matter(crowd):
     shown = [n for n, p in enumerate(crowd.rendered.people) if p.mask.sum() > 400]
     views = [fit(tuple(map(float, box[:4])), SIZE) for box in crowd.boxes]
     said = [true_outputs(crowd.rendered, n, view) for n, view in zip(shown, views, strict=True)]
+    decoded = [first.decode(n, said[n], dict.fromkeys(said[n], views[n])) for n in range(len(shown))]
     for place in range(len(shown)):
-        first.add(place, said[place], dict.fromkeys(said[place], views[place]))
+        first.put(place, decoded[place])
     for place in reversed(range(len(shown))):
-        second.add(place, said[place], dict.fromkeys(said[place], views[place]))
+        second.put(place, decoded[place])
     np.testing.assert_array_equal(first.done().owner, second.done().owner)
     np.testing.assert_array_equal(first.done().depth, second.done().depth)
 
@@ -92,7 +110,8 @@ def test_a_person_cut_by_the_edge_and_a_box_beyond_it():
     logits = np.zeros((28, 8, 6), np.float32)
     logits[5] = 1
     view = fit(tuple(map(float, composer.boxes[0][:4])), SIZE)
-    composer.add(0, {"parts": logits, "depth": np.ones((1, 64, 48), np.float32)}, {"parts": view, "depth": view})
+    outputs = {"parts": logits, "depth": np.ones((1, 64, 48), np.float32)}
+    composer.put(0, composer.decode(0, outputs, {"parts": view, "depth": view}))
     found = composer.done()
     assert (found.parts[:, :12] == 5).all()
     assert (found.parts[:, 14:] == 0).all()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tests.training.predict.oracle import COCO, SAPIENS, compose, scene
+from training.labels.sets import KeypointSet
 from training.predict.compose import Composer, Person
 from training.predict.draw import (
     LEFT,
+    MIDDLE,
     NOBODY,
     RIGHT,
     Style,
@@ -72,6 +74,9 @@ def test_left_limbs_are_drawn_in_their_colour():
     assert tuple(drawn[160, 80]) == LEFT
     assert (drawn[:, 240:] == 255).all(), "a keypoint below the least score is not drawn"
     assert side_colours(COCO)[COCO.names.index("right_knee")] == RIGHT
+    published = KeypointSet.load("goliath308")
+    colours = dict(zip(published.names, side_colours(published), strict=True))
+    assert (colours["r_center_of_iris"], colours["end_of_l_eyebrow"], colours["nose"]) == (RIGHT, LEFT, MIDDLE)
 
 
 def test_a_panel_has_a_column_per_task_and_even_sides(found):

@@ -14,6 +14,7 @@ LETTERS = KeypointSet(
     (0.05,) * 12,
     flip_pairs=((1, 2), (3, 4)),
     upper_body=(0, 1, 2, 3, 4, 5),
+    lower_body=(6, 7, 8, 9, 10, 11),
     groups={"head": (0, 1, 2), "feet": (9, 10, 11)},
 )
 COLOURS = ClassList(
