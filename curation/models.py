@@ -19,7 +19,7 @@ class Origin:
 BUILT_IN = {
     "people": Origin("trained in this repository (docs/models.md)", "AGPL-3.0"),
     "watermark": Origin("head trained in this repository on the rapidocr wheel's detector", "AGPL-3.0, Apache-2.0"),
-    "style": Origin("heads trained in this repository on the wheels' networks", "AGPL-3.0, Apache-2.0"),
+    "style": Origin("head trained in this repository on features of people and text", "AGPL-3.0, Apache-2.0"),
     "text": Origin("PP-OCR detector in the rapidocr wheel", "Apache-2.0"),
     "safety": Origin("detector in the nudenet wheel", "AGPL-3.0"),
 }

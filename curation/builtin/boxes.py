@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,17 +13,18 @@ from curation.resize import resized
 
 GREY = 114
 STEP = 32  # the coarsest stride of our networks
-MARGIN = 16  # pixels
+NARROW = (9 / 16, 2 / 3, 3 / 4)  # short side over long: video, most cameras, most phones; others get more padding
 
 
-def input_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of the input for a picture whose long side becomes `size`: a square, or about three quarters of
-    one where the picture is 4:3 or longer. A strip of padding stays: without any, PP-OCR takes textures for text."""
-    narrow = math.ceil((size * 3 / 4 + MARGIN) / STEP) * STEP
+def input_shape(
+    height: int, width: int, size: int, margin: int = 0, narrow: Sequence[float] = NARROW
+) -> tuple[int, int]:
+    """(height, width) of the input for a picture whose long side becomes `size`: the smallest of a few shapes, given by
+    short side over long, that leaves `margin` pixels of padding beside the picture, or the square."""
     short = round(min(height, width) * size / max(height, width))
-    if short > narrow - MARGIN:
-        return size, size
-    return (narrow, size) if width >= height else (size, narrow)
+    shapes = (math.ceil((size * share + margin) / STEP) * STEP for share in narrow)
+    fitting = next((shape for shape in shapes if short + margin <= shape < size), size)
+    return (fitting, size) if width >= height else (size, fitting)
 
 
 def shown_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -31,7 +33,9 @@ def shown_size(height: int, width: int, size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def letterbox(image: NDArray[np.uint8], size: int, fill: int = GREY) -> tuple[NDArray[np.uint8], float]:
+def letterbox(
+    image: NDArray[np.uint8], size: int, fill: int = GREY, margin: int = 0, narrow: Sequence[float] = NARROW
+) -> tuple[NDArray[np.uint8], float]:
     """Scale uint8 [H,W,3] so that its long side is `size`, at the top left of a canvas filled with `fill`.
 
     Returns the canvas, of the picture's `input_shape`, and the scale (canvas pixels per picture pixel).
@@ -39,7 +43,7 @@ def letterbox(image: NDArray[np.uint8], size: int, fill: int = GREY) -> tuple[ND
     height, width = image.shape[:2]
     h, w = shown_size(height, width, size)
     scale = size / max(height, width)
-    canvas = np.full((*input_shape(height, width, size), 3), fill, np.uint8)
+    canvas = np.full((*input_shape(height, width, size, margin, narrow), 3), fill, np.uint8)
     canvas[:h, :w] = resized(image, w, h)
     return canvas, scale
 

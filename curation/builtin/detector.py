@@ -8,12 +8,20 @@ Normalisation is folded into the convolutions there, and stays folded: training 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 STRIDES = (8, 16, 32)
 BINS = 16
+NECK = (64, 128, 256)  # channels
+WIDE, SLIM = 64, 32  # channels inside the heads, as they are trained and as they are shipped
 
 
 class Conv(nn.Module):
@@ -78,13 +86,14 @@ def _branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class PeopleDetector(nn.Module):
-    """float32 [B,3,H,W] in 0…1 (H, W multiples of 32) → (boxes, logits).
+    """float32 [B,3,H,W] in 0…1 (H, W multiples of 32) → (sides, logits, and the backbone's maps at strides 8, 16, 32).
 
-    boxes float32 [B,N,4] are x0,y0,x1,y1 in pixels of the input, logits float32 [B,N] are before the sigmoid, and N
-    counts the cells of the three strides, rows first.
+    sides float32 [B,64,N] are logits of 16 distances for each of a box's four sides, logits float32 [B,N] of a person,
+    both before anything is done to them; N counts the cells of the three strides, rows first. The maps have 64, 128 and
+    256 channels. `hidden`: channels inside the heads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = SLIM) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(
             {
@@ -106,34 +115,35 @@ class PeopleDetector(nn.Module):
                 "21": C2f(384, 256, 1, False),
             }
         )
-        self.sides = nn.ModuleList(_branch(c, 64, 4 * BINS) for c in (64, 128, 256))
-        self.person = nn.ModuleList(_branch(c, 64, 1) for c in (64, 128, 256))
+        self.sides = nn.ModuleList(_branch(c, hidden, 4 * BINS) for c in NECK)
+        self.person = nn.ModuleList(_branch(c, hidden, 1) for c in NECK)
 
-    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The neck's maps at strides 8, 16 and 32, with 64, 128 and 256 channels."""
+    def backbone(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Its maps at strides 8, 16 and 32, with 64, 128 and 256 channels."""
         net = self.layers
         for name in ("0", "1", "2", "3"):
             x = net[name](x)
         c3 = net["4"](x)
         c4 = net["6"](net["5"](c3))
-        c5 = net["9"](net["8"](net["7"](c4)))
+        return c3, c4, net["9"](net["8"](net["7"](c4)))
+
+    def neck(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The backbone's maps after a look at each other, of the same shapes."""
+        net = self.layers
         p4 = net["12"](torch.cat([F.interpolate(c5, scale_factor=2.0), c4], 1))
         p3 = net["15"](torch.cat([F.interpolate(p4, scale_factor=2.0), c3], 1))
         p4 = net["18"](torch.cat([net["16"](p3), p4], 1))
-        p5 = net["21"](torch.cat([net["19"](p4), c5], 1))
-        return p3, p4, p5
+        return p3, p4, net["21"](torch.cat([net["19"](p4), c5], 1))
 
-    def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(side logits [B,N,4,16], person logits [B,N]): what the losses need."""
-        maps = self.pyramid(x)
+    def heads(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(sides [B,64,N], person logits [B,N]) from the neck's maps."""
         sides = torch.cat([head(m).flatten(2) for head, m in zip(self.sides, maps, strict=True)], 2)
         person = torch.cat([head(m).flatten(2) for head, m in zip(self.person, maps, strict=True)], 2)
-        return sides.transpose(1, 2).unflatten(2, (4, BINS)), person[:, 0]
+        return sides, person[:, 0]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        sides, person = self.raw(x)
-        centres, strides = cells(x.shape[-2], x.shape[-1])
-        return to_boxes(sides, centres, strides), person
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.backbone(x)
+        return *self.heads(self.neck(*maps)), *maps
 
 
 def cells(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +161,37 @@ def cells(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def to_boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Side logits [B,N,4,16] → boxes [B,N,4]: a side lies at its distribution's mean, in strides from the centre."""
+    """Side logits [B,N,4,16] → boxes [B,N,4], x0,y0,x1,y1 in pixels of the input: a side lies at its distribution's
+    mean, in strides from the centre."""
     bins = torch.arange(BINS, dtype=torch.float32, device=sides.device)
     distance = (sides.float().softmax(-1) * bins).sum(-1) * strides[:, None]
     return torch.cat([centres - distance[..., :2], centres + distance[..., 2:]], -1)
+
+
+def by_cell(sides: Tensor) -> Tensor:
+    """What the network says of sides [B,64,N] → [B,N,4,16]."""
+    return sides.transpose(1, 2).unflatten(2, (4, BINS))
+
+
+@lru_cache
+def _places(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    centres, strides = cells(height, width)
+    return centres.numpy(), strides.numpy()
+
+
+def likely_boxes(
+    sides: NDArray[np.float32], logits: NDArray[np.float32], shape: tuple[int, int], least: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(boxes [n,4], scores [n]) of the cells of one picture with a score of at least `least`: `to_boxes` for the few.
+
+    sides [64,N] and logits [N] are what the network said of an input of `shape` (height, width).
+    """
+    chosen = np.flatnonzero(logits >= math.log(least / (1 - least)))
+    centres, strides = _places(*shape)
+    picked = sides[:, chosen].reshape(4, BINS, -1)
+    share = np.exp(picked - picked.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    distance = np.einsum("sbn,b->ns", share, np.arange(BINS, dtype=np.float32)) * strides[chosen, None]
+    corners = [centres[chosen] - distance[:, :2], centres[chosen] + distance[:, 2:]]
+    scores = 1 / (1 + np.exp(-logits[chosen]))
+    return np.concatenate(corners, 1).astype(np.float32), scores.astype(np.float32)

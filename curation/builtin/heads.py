@@ -1,4 +1,4 @@
-"""Our heads on the wheels' networks: pooled features in, calibrated probabilities out; run in numpy."""
+"""Our heads on features of whole pictures: numbers in, calibrated probabilities out; run in numpy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def pooled(feature_map: Floats, height: int, width: int) -> Floats:
     away = part - mean[:, None]
     deviation = np.sqrt((away[:, None] @ away[:, :, None])[:, 0, 0] / count)  # BLAS, in fewer passes than part.std(1)
     return np.concatenate([mean, deviation, part.max(1)])
+
+
+def related(feature_map: Floats, height: int, width: int) -> Floats:
+    """Correlation of each two channels over the top left `height` x `width` cells of [C,H,W] → [C·(C-1)/2]: what tells
+    styles apart (Gatys et al. 2016, section 2.2), here without the channels' scale, which `pooled` has."""
+    part = feature_map[:, :height, :width].reshape(len(feature_map), -1)
+    away = part - part.mean(1, keepdims=True)
+    shared = away @ away.T / part.shape[1]
+    deviation = np.sqrt(shared.diagonal()) + 1e-4
+    return np.asarray((shared / deviation / deviation[:, None])[np.triu_indices(len(shared), 1)], np.float32)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,8 @@ def _read_image(images: Path, name: str, called: dict[str, set[str]]) -> bytes:
     for candidate in (images / name, images / there, *anywhere):
         if name and candidate.is_file():
             return candidate.read_bytes()
+    if others := sorted(called[base] - {there}):
+        raise LabelError(NOWHERE, f"there is no '{name}' in {images}, and its {base} may be that of '{others[0]}'")
     raise LabelError(NOWHERE, f"there is no '{name}' in {images}")
 
 

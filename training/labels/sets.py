@@ -67,7 +67,6 @@ class KeypointSet:
         if not names or len(sigmas) != len(names) or not all(sigma > 0 for sigma in sigmas):
             raise UsageError(f"{origin}: {len(sigmas)} sigmas for {len(names)} keypoints; give one above 0 for each")
         upper = _indices(lists["upper_body"], index, origin)
-        others = tuple(sorted(set(range(len(names))) - set(upper)))
         return cls(
             str(given.get("name", Path(origin).stem)),
             names,
@@ -75,20 +74,22 @@ class KeypointSet:
             _pairs(lists["flip_pairs"], index, origin, once=True),
             _pairs(lists["skeleton"], index, origin),
             upper,
-            _indices(lists["lower_body"], index, origin) if "lower_body" in given else others,
+            _indices(lists["lower_body"], index, origin) if "lower_body" in given else _others(upper, names),
             {str(key): _indices(group, index, origin) for key, group in groups.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, as in a YAML file."""
+        halves = {"upper_body": [self.names[i] for i in self.upper_body]}
+        if self.lower_body != _others(self.upper_body, self.names):
+            halves["lower_body"] = [self.names[i] for i in self.lower_body]
         return {
             "name": self.name,
             "keypoints": list(self.names),
             "sigmas": list(self.sigmas),
             "flip_pairs": [[self.names[a], self.names[b]] for a, b in self.flip_pairs],
             "skeleton": [[self.names[a], self.names[b]] for a, b in self.skeleton],
-            "upper_body": [self.names[i] for i in self.upper_body],
-            "lower_body": [self.names[i] for i in self.lower_body],
+            **halves,
             "groups": {key: [self.names[i] for i in group] for key, group in self.groups.items()},
         }
 
@@ -156,6 +157,10 @@ class ClassList:
             "classes": [{"name": n, "colour": list(c), "weight": w, "value": v} for n, c, w, v in entries],
             "flip_pairs": [[self.names[a], self.names[b]] for a, b in self.flip_pairs],
         }
+
+
+def _others(chosen: tuple[int, ...], names: Sequence[str]) -> tuple[int, ...]:
+    return tuple(i for i in range(len(names)) if i not in chosen)
 
 
 def shipped(kind: str) -> list[str]:

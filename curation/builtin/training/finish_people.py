@@ -1,6 +1,6 @@
 """Calibrate the person detector: python -m curation.builtin.training.finish_people DATA --work FOLDER
 
-A box says little about the rest of the picture. A head on nudenet's pooled features learns from `train/` whether
+A box says little about the rest of the picture. A head on the detector's pooled features learns from `train/` whether
 anybody is in the picture; on `dev/` three numbers are then fitted so that a box's score is the chance of a person:
     logit(score) = a · detector's logit + b · head's logit + c.
 `a` goes into the detector's last layer, `b` and `c` into the head.
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from curation.builtin import Builtin
-from curation.builtin.boxes import keep_best
+from curation.builtin.boxes import input_shape, keep_best
+from curation.builtin.detector import likely_boxes
 from curation.builtin.heads import Head
 from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP
 from curation.builtin.training.arrays import write_arrays
@@ -28,7 +29,7 @@ from curation.builtin.training.metrics import auc, average_precision, top_scores
 from curation.builtin.training.people_labels import overlap, people_in
 from curation.builtin.training.variants import UNKNOWN, recolour_gently
 
-SEED = 3
+SEED, LEAST = 3, 0.01
 Floats = NDArray[np.float32]
 
 
@@ -38,10 +39,10 @@ def main() -> None:
     out = args.work / "finished"
     out.mkdir(exist_ok=True)
     builtin = Builtin(args.threads, weights=out)
-    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
-    save(head, out / "presence.safetensors")
     detector = load_file(args.work / "people.safetensors")
     save_file(detector, out / "people.safetensors")
+    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
+    save(head, out / "presence.safetensors")
     pictures = read_collection(args.data, "dev", {"people-coco", "people-voc"})
     known, hits = [], []
     for picture in pictures:
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDArray[np.int8]]:
-    """Features [n,2688] and "somebody is there" [n,1] of `train/`, each picture as it is and mirrored."""
+    """Features [n,1344] and "somebody is there" [n,1] of `train/`, each picture as it is and mirrored."""
     if not path.exists():
         rng = np.random.default_rng(SEED)
         features, truths = [], []
@@ -74,7 +75,7 @@ def _training_set(data: Path, path: Path, builtin: Builtin) -> tuple[Floats, NDA
 
 
 def _features(builtin: Builtin, image: NDArray[np.uint8]) -> Floats:
-    return builtin.features([image], {"safety"}).of("body_pooled")[0]
+    return builtin.features([image], {"style"}).of("people_pooled")[0]
 
 
 def _anybody(picture: Picture) -> int:
@@ -88,8 +89,9 @@ def _raw_boxes(builtin: Builtin, image: NDArray[np.uint8]) -> tuple[Floats, floa
     """([n,5] boxes after suppression, in pixels of the picture, with the detector's logit in place of the score; the
     head's logit)."""
     f = builtin.features([image], {"people"})
-    ((boxes, logits),) = f.of("person_cells")
-    rows = keep_best(boxes, 1 / (1 + np.exp(-logits)), 0.01, PERSON_OVERLAP)
+    ((sides, logits),) = f.of("person_cells")
+    boxes, scores = likely_boxes(sides, logits, input_shape(image.shape[0], image.shape[1], PEOPLE_SIZE), LEAST)
+    rows = keep_best(boxes, scores, LEAST, PERSON_OVERLAP)
     rows[:, :4] *= max(image.shape[:2]) / PEOPLE_SIZE
     rows[:, 4] = np.log(rows[:, 4] / (1 - rows[:, 4]))
     return rows, float(f.of("anybody")[0])

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.builtin import Builtin
+from curation.builtin.networks import style_features
 from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.variants import Variant, Variants
@@ -17,18 +18,14 @@ CHUNK = 500
 
 
 def features_of(builtin: Builtin, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:
-    """[n,4704]: text features, then body features."""
-    rows = []
-    for image in images:
-        f = builtin.features([image], {"style"})
-        rows.append(np.concatenate([f.of("text_pooled")[0], f.of("body_pooled")[0]]).astype(np.float16))
-    return np.stack(rows)
+    """What the style head reads of each picture, [n,5376]."""
+    return np.concatenate([style_features(builtin.features([i], {"style"})).astype(np.float16) for i in images])
 
 
 def variant_features(
     variants: Variants, count: int, folder: Path, builtin: Builtin
 ) -> tuple[NDArray[np.float16], NDArray[np.int8]]:
-    """Features [count,4704] and truths [count,4] of the first variants; finished chunks are read from `folder`."""
+    """Features [count,5376] and truths [count,4] of the first variants; finished chunks are read from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for first in range(0, count, CHUNK):

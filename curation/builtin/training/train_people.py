@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from curation.builtin.boxes import keep_best, letterbox
-from curation.builtin.detector import PeopleDetector, cells
+from curation.builtin.detector import WIDE, PeopleDetector, by_cell, cells, to_boxes
 from curation.builtin.training.collection import Picture, read_collection
 from curation.builtin.training.metrics import auc, average_precision, top_scores
 from curation.builtin.training.people_loss import Crowds, people_loss
@@ -46,8 +46,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = True  # few shapes, each for thousands of steps
-    net = PeopleDetector().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = PeopleDetector().to(device)
+    net = PeopleDetector(WIDE).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = PeopleDetector(WIDE).to(device)
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))
     step = start(args.work / "checkpoint.pt", net, average, optimizer)
     if step > args.steps:
@@ -73,8 +73,8 @@ def main() -> None:
         images, crowds = lesson(pixels, people, device, teacher, step)
         centres, strides = (t.to(device) for t in cells(*images.shape[2:]))
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
-            sides, logits = net.raw(images)
-        loss, parts = people_loss(sides.float(), logits.float(), centres, strides, crowds)
+            sides, logits, *_ = net(images)
+        loss, parts = people_loss(by_cell(sides).float(), logits.float(), centres, strides, crowds)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -91,9 +91,7 @@ def main() -> None:
         if held_out and (step % LOOK_EVERY == 0 or step == args.steps):
             print(f"step {step}  {look(average, held_out)}", flush=True)
             since = time.perf_counter()
-    save_file(
-        {k: v.half().cpu().contiguous() for k, v in average.state_dict().items()}, args.work / "people.safetensors"
-    )
+    save_file({k: v.half().cpu().contiguous() for k, v in average.state_dict().items()}, args.work / "wide.safetensors")
 
 
 def lesson(pixels: Tensor, people: Crowds, device: torch.device, teacher: Teacher, step: int) -> tuple[Tensor, Crowds]:
@@ -133,8 +131,9 @@ def detect(net: PeopleDetector, image: np.ndarray, size: int) -> np.ndarray:
     """[n,5] boxes with scores in pixels of uint8 `image`, by eager torch in fp32."""
     square, scale = letterbox(image, size)
     pixels = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
-    boxes, logits = net(pixels.to(next(net.parameters()).device))
-    return keep_best(boxes[0].cpu().numpy() / scale, logits[0].sigmoid().cpu().numpy(), 0.02, 0.45)
+    sides, logits, *_ = (answer.cpu() for answer in net(pixels.to(next(net.parameters()).device)))
+    boxes = to_boxes(by_cell(sides), *cells(*square.shape[:2]))
+    return keep_best((boxes[0] / scale).numpy(), logits[0].sigmoid().numpy(), 0.02, 0.45)
 
 
 def _groups(net: PeopleDetector) -> list[dict[str, object]]:

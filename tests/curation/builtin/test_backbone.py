@@ -18,6 +18,6 @@ def test_mixed_shapes_come_back_in_order_and_each_shape_is_compiled_once() -> No
     pictures = [np.full((*size, 3), 100 + i, np.uint8) for i, size in enumerate(sizes)]
     found = backbone(pictures)
     assert [int(highest) for highest, _ in found] == [100, 101, 102, 103, 104]
-    assert [canvas.shape[:2] for _, canvas in found] == [(224, 256), (256, 224), (256, 256), (224, 256), (256, 256)]
+    assert [canvas.shape[:2] for _, canvas in found] == [(160, 256), (256, 160), (256, 256), (160, 256), (256, 256)]
     assert backbone([pictures[0]])[0][1][-1, 0, 0] == 7
     assert sorted(compiled) == sorted(set(compiled))

@@ -3,22 +3,23 @@
 import numpy as np
 import torch
 
-from curation.builtin.detector import BINS, PeopleDetector, cells, to_boxes
+from curation.builtin.detector import BINS, WIDE, PeopleDetector, by_cell, cells, likely_boxes, to_boxes
 from curation.builtin.training.people_labels import NONE, People
 from curation.builtin.training.people_loss import Crowds, assign, complete_iou, people_loss, plain_iou
 from curation.builtin.training.people_scenes import Scene, together
+from curation.builtin.training.slim_people import differences
 from curation.builtin.training.start import start_from_nudenet
 from curation.builtin.wheels import nudenet_file
 from curation.engines import compile_onnx
 
 
 def test_the_start_answers_as_the_wheels_network_does() -> None:
-    net = PeopleDetector().eval()
+    net = PeopleDetector(WIDE).eval()
     start_from_nudenet(net)
     x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     (theirs,) = compile_onnx(nudenet_file(), (64, 96), precision="fp32")(x.numpy())
     with torch.no_grad():
-        boxes, _ = net(x)
+        boxes = to_boxes(by_cell(net(x)[0]), *cells(64, 96))
     centre_and_size = torch.cat([(boxes[0, :, :2] + boxes[0, :, 2:]) / 2, boxes[0, :, 2:] - boxes[0, :, :2]], 1)
     np.testing.assert_allclose(centre_and_size.numpy(), theirs[0, :4].T, atol=1e-2)
 
@@ -30,6 +31,26 @@ def test_a_sure_distribution_gives_its_distance_in_strides() -> None:
     boxes = to_boxes(sides, centres, strides)[0]
     torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], 6 * strides[:, None].expand(-1, 2))
     torch.testing.assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, centres)
+
+
+def test_boxes_of_the_likely_cells_are_those_of_all_cells() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres, strides = cells(96, 64)
+    sides, logits = torch.randn(4 * BINS, len(centres), generator=generator), torch.randn(len(centres))
+    boxes, scores = likely_boxes(sides.numpy(), logits.numpy(), (96, 64), 0.4)
+    chosen = logits.sigmoid() >= 0.4
+    assert 0 < len(boxes) == chosen.sum() < len(centres)
+    np.testing.assert_allclose(scores, logits[chosen].sigmoid().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(boxes, to_boxes(by_cell(sides[None]), centres, strides)[0, chosen].numpy(), atol=1e-4)
+    assert likely_boxes(sides.numpy(), logits.numpy() - 99, (96, 64), 0.4)[0].shape == (0, 4)
+
+
+def test_narrow_heads_that_answer_alike_have_nothing_to_learn() -> None:
+    sides, logits = torch.randn(2, 4 * BINS, 30), torch.randn(2, 30)
+    for part in differences(sides, logits, sides, logits):
+        assert abs(float(part)) < 1e-5
+    for part in differences(sides, logits, sides.flip(1), logits - 1):
+        assert float(part) > 0.05
 
 
 def test_every_person_gets_cells_inside_it_and_none_is_shared() -> None:
@@ -92,7 +113,7 @@ def test_nobody_is_learnt_where_it_is_unsure() -> None:
 
 def test_a_few_steps_find_the_person_they_are_shown() -> None:
     torch.manual_seed(0)
-    net = PeopleDetector()
+    net = PeopleDetector(WIDE)
     start_from_nudenet(net)
     image = torch.zeros(1, 3, 96, 96)
     image[:, :, 16:80, 30:62] = 1.0
@@ -101,12 +122,13 @@ def test_a_few_steps_find_the_person_they_are_shown() -> None:
     centres, strides = cells(96, 96)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     for _ in range(25):
-        loss, _ = people_loss(*net.raw(image), centres, strides, person)
+        sides, logits, *_ = net(image)
+        loss, _ = people_loss(by_cell(sides), logits, centres, strides, person)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        boxes, logits = net(image)
-    best = boxes[0, logits[0].argmax()]
+        sides, logits, *_ = net(image)
+    best = to_boxes(by_cell(sides), centres, strides)[0, logits[0].argmax()]
     assert plain_iou(best, person.boxes[0, 0]) > 0.6
     assert logits.max().sigmoid() > 0.3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from curation.builtin.boxes import input_shape, keep_best, letterbox
-from curation.builtin.heads import pooled
+from curation.builtin.heads import pooled, related
 from curation.builtin.networks import inside
 from curation.builtin.text import text_boxes
 
@@ -24,19 +24,29 @@ def test_letterbox_keeps_the_shape_and_fills_the_rest(shape: tuple[int, int]) ->
 @pytest.mark.parametrize(
     ("picture", "size", "expected"),
     [
-        ((480, 640), 512, (416, 512)),
-        ((640, 480), 512, (512, 416)),
-        ((427, 640), 480, (384, 480)),
-        ((500, 640), 512, (416, 512)),
-        ((520, 640), 512, (512, 512)),
-        ((1000, 100), 320, (320, 256)),
+        ((480, 640), 448, (352, 448)),
+        ((640, 480), 448, (448, 352)),
+        ((427, 640), 448, (320, 448)),
+        ((720, 1280), 448, (256, 448)),
+        ((500, 640), 448, (352, 448)),
+        ((520, 640), 448, (448, 448)),
+        ((1000, 100), 320, (320, 192)),
         ((5, 5), 320, (320, 320)),
     ],
 )
-def test_a_picture_that_fits_gets_three_quarters_of_the_square(
+def test_a_picture_gets_the_smallest_of_four_shapes_that_holds_it(
     picture: tuple[int, int], size: int, expected: tuple[int, int]
 ) -> None:
     assert input_shape(*picture, size) == expected
+
+
+def test_a_margin_is_kept_beside_the_picture_unless_it_is_square() -> None:
+    for height in range(1, 641, 13):
+        rows, _ = inside(height, 640, 448, 1)
+        shape, _ = input_shape(height, 640, 448, margin=16)
+        assert shape == 448 or rows + 16 <= shape
+    assert input_shape(720, 1280, 448, margin=16) == (288, 448)
+    assert letterbox(np.zeros((720, 1280, 3), np.uint8), 448, margin=16)[0].shape == (288, 448, 3)
 
 
 def test_keep_best_drops_the_weaker_of_two_alike_and_what_scores_too_low() -> None:
@@ -81,3 +91,14 @@ def test_pooled_features_ignore_the_padding() -> None:
     feature_map[:, :, 6:] = -99
     np.testing.assert_array_equal(pooled(feature_map, 4, 6), before)
     np.testing.assert_allclose(before[:5], feature_map[:, :4, :6].mean((1, 2)), rtol=1e-5)
+
+
+def test_channels_that_go_together_are_told_without_scale_and_padding() -> None:
+    feature_map = np.random.default_rng(0).normal(size=(4, 8, 8)).astype(np.float32)
+    feature_map[3] = 5 - 0.1 * feature_map[0]
+    feature_map[:, 4:], feature_map[:, :, 6:] = 99, -99
+    found = related(feature_map, 4, 6)
+    wanted = np.corrcoef(feature_map[:, :4, :6].reshape(4, -1))[np.triu_indices(4, 1)]
+    np.testing.assert_allclose(found, wanted, atol=5e-3)
+    assert found[2] < -0.99  # of the first and the last
+    assert np.isfinite(related(np.zeros((4, 8, 8), np.float32), 4, 6)).all()
