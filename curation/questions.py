@@ -14,7 +14,7 @@ COLUMNS = {
 SCORERS = tuple(COLUMNS)
 
 STAGES = {
-    "builtin": (("fingerprint", "quality"), ("people", "safety"), ("text", "watermark", "style")),
+    "builtin": (("fingerprint", "quality"), ("people",), ("safety",), ("text", "watermark", "style")),
     "full": (
         ("fingerprint", "quality"),
         ("people",),

@@ -1,7 +1,7 @@
 """The built-in profile: pixels in, answers out. No thresholds, no files but weights.
 
-Three networks, each run at most once per picture: our person detector, PP-OCR's text detector and, for `safety` alone,
-nudenet's body-part detector. Heads of ours read the features of the first two.
+Three networks, each run at most once per picture and call: our person detector, PP-OCR's text detector and, for
+`safety` alone, nudenet's body-part detector. Heads of ours read the features of the first two.
 """
 
 from __future__ import annotations

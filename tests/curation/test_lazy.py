@@ -153,8 +153,8 @@ def test_failed_images_come_back_with_every_question(recipe: Recipe, tmp_path: P
     assert table.person_boxes.notna().all()
 
 
-@pytest.mark.parametrize(("profile", "last"), [("builtin", "fingerprint"), ("full", "safety")])
-def test_questions_that_decide_nothing_come_last(profile: str, last: str) -> None:
+@pytest.mark.parametrize("profile", ["builtin", "full"])
+def test_questions_that_decide_nothing_come_last(profile: str) -> None:
     recipe = from_dict(
         {
             "name": "r",
@@ -165,7 +165,7 @@ def test_questions_that_decide_nothing_come_last(profile: str, last: str) -> Non
         "r",
     )
     order = lazy_stages(recipe)
-    assert last in order[-1]
+    assert "safety" in order[-1]
     flat = [name for stage in order for name in stage]
     assert flat.index("people") < flat.index("text")
 

@@ -20,7 +20,7 @@ from curation.builtin import Builtin
 from curation.builtin.boxes import input_shape, keep_best
 from curation.builtin.detector import likely_boxes
 from curation.builtin.heads import Head
-from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP
+from curation.builtin.networks import PEOPLE_SIZE, PERSON_OVERLAP, VERSION
 from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.calibrate import fit_line
 from curation.builtin.training.collection import Picture, read_collection
@@ -28,6 +28,7 @@ from curation.builtin.training.fit_head import fit, save
 from curation.builtin.training.metrics import auc, average_precision, top_scores
 from curation.builtin.training.people_labels import overlap, people_in
 from curation.builtin.training.variants import UNKNOWN, recolour_gently
+from curation.engines import weights_identity
 
 SEED, LEAST = 3, 0.01
 Floats = NDArray[np.float32]
@@ -41,7 +42,8 @@ def main() -> None:
     builtin = Builtin(args.threads, weights=out)
     detector = load_file(args.work / "people.safetensors")
     save_file(detector, out / "people.safetensors")
-    head = fit(*_training_set(args.data, args.work / "presence.npz", builtin))
+    kept = args.work / f"{weights_identity('presence', out / 'people.safetensors', version=VERSION)}.npz"
+    head = fit(*_training_set(args.data, kept, builtin))
     save(head, out / "presence.safetensors")
     pictures = read_collection(args.data, "dev", {"people-coco", "people-voc"})
     known, hits = [], []
@@ -119,7 +121,7 @@ def _report(pictures: list[Picture], builtin: Builtin) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
-    parser.add_argument("--work", type=Path, required=True, help="the folder that train_people wrote its weights to")
+    parser.add_argument("--work", type=Path, required=True, help="the folder that slim_people wrote its weights to")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

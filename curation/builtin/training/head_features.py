@@ -1,4 +1,4 @@
-"""Features of variants and of held-out pictures, computed once and kept: the backbones are frozen."""
+"""Features of variants and of held-out pictures, computed once and kept for the networks that they come from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.builtin import Builtin
-from curation.builtin.networks import style_features
+from curation.builtin.networks import VERSION, style_features
 from curation.builtin.training.arrays import write_arrays
 from curation.builtin.training.held_out import held_out_pictures
 from curation.builtin.training.variants import Variant, Variants
+from curation.builtin.wheels import ppocr_file
+from curation.engines import weights_identity
 
 CHUNK = 500
+
+
+def identity(builtin: Builtin) -> str:
+    """Of what the style head reads: a folder's name."""
+    return weights_identity("features", builtin.weights / "people.safetensors", ppocr_file(), version=VERSION)
 
 
 def features_of(builtin: Builtin, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:

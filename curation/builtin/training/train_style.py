@@ -1,6 +1,7 @@
 """Train the style head: python -m curation.builtin.training.train_style DATA --work FOLDER --variants N
 
-Features of N variants of the pictures in `train/` are computed once, in chunks that a later run finds again; the head
+The features are those of the networks in this package, so put a new person detector there first. Features of N variants
+of the pictures in `train/` are computed once, in chunks that a later run finds again; the head
 itself trains in minutes. Its probabilities are calibrated on `dev/` (Platt 1999), nothing else is learnt there.
 """
 
@@ -18,7 +19,7 @@ from curation.builtin.heads import Head
 from curation.builtin.training.calibrate import platt
 from curation.builtin.training.collection import read_collection
 from curation.builtin.training.fit_head import fit, save
-from curation.builtin.training.head_features import held_out_features, variant_features
+from curation.builtin.training.head_features import held_out_features, identity, variant_features
 from curation.builtin.training.metrics import auc
 from curation.builtin.training.variants import TRUTHS, UNKNOWN, Variants
 
@@ -31,8 +32,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     builtin = Builtin(args.threads)
     variants = Variants(read_collection(args.data, "train"), SEED)
-    x, truth = variant_features(variants, args.variants, args.work / "variants", builtin)
-    held_x, held_truth = held_out_features(args.data, args.work / "held_out.npz", builtin)
+    kept = args.work / identity(builtin)
+    x, truth = variant_features(variants, args.variants, kept / "variants", builtin)
+    held_x, held_truth = held_out_features(args.data, kept / "held_out.npz", builtin)
     columns = [TRUTHS.index(name) for name in ANSWERS]
     head = fit(x.astype(np.float32), truth[:, columns])
     logits = head.logits(held_x.astype(np.float32))
@@ -55,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, dev/ and people_teacher.parquet")
     parser.add_argument("--work", type=Path, required=True, help="folder for features and weights")
-    parser.add_argument("--variants", type=int, default=7000, help="a multiple of 500 (default: %(default)s)")
+    parser.add_argument("--variants", type=int, default=14000, help="a multiple of 500 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
