@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
@@ -26,6 +24,7 @@ from curation.builtin.networks import PEOPLE_SIZE
 from curation.builtin.training.collection import read_collection
 from curation.builtin.training.people_scenes import Scenes, together
 from curation.builtin.training.precision import has_bf16
+from curation.builtin.training.resume import Parts, resume, save
 from curation.engines import weights_identity
 
 RATE, WARMUP, BATCH, SEED = 3e-3, 50, 32, 11
@@ -39,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     torch.manual_seed(SEED)
-    wide, slim, average = (PeopleDetector(*width).to(device) for width in ((WIDE,), (), ()))
+    wide, slim, average = PeopleDetector(WIDE).to(device), PeopleDetector().to(device), PeopleDetector().to(device)
     teacher = args.work / "wide.safetensors"
     weights = {name: tensor.float() for name, tensor in load_file(teacher).items()}
     wide.load_state_dict(weights)
@@ -47,10 +46,10 @@ def main() -> None:
     slim.load_state_dict(same, strict=False)
     heads = nn.ModuleList([slim.sides, slim.person])
     optimizer = torch.optim.AdamW(heads.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.02)
-    identity = weights_identity("wide", teacher)
-    step = _start(args.work / "slim.pt", identity, slim, average, optimizer)
-    if step > args.steps:
-        raise SystemExit(f"{args.work}/slim.pt is at step {step} already: give --steps {step} or more")
+    average.load_state_dict(slim.state_dict())
+    checkpoint, taught_by = args.work / "slim.pt", weights_identity("wide", teacher)
+    learner: Parts = {"slim": slim, "average": average, "optimizer": optimizer}
+    step = resume(checkpoint, learner, args.steps, teacher=taught_by) if checkpoint.exists() else 0
     scenes = Scenes(read_collection(args.data, "train"), PEOPLE_SIZE, SEED, step * BATCH, (args.steps - step) * BATCH)
     loader = DataLoader(
         scenes,
@@ -71,22 +70,22 @@ def main() -> None:
                 maps = wide.neck(*wide.backbone(images))
                 taught = wide.heads(maps)
             said = slim.heads(maps)
-        parts = differences(*(t.float() for t in (*taught, *said)))
+        losses = differences(*(t.float() for t in (*taught, *said)))
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(parts).sum().backward()
+        torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(heads.parameters(), 5.0)
         optimizer.step()
         step += 1
         with torch.no_grad():
             keep = min(AVERAGE, step / (step + 20))
             torch._foreach_lerp_(list(average.parameters()), list(slim.parameters()), 1 - keep)
-        seen.append(torch.stack(parts).detach())
+        seen.append(torch.stack(losses).detach())
         if step % SAVE_EVERY == 0 or step == args.steps:
             means = zip(("person", "spread", "distance"), torch.stack(seen).mean(0).tolist(), strict=True)
             rate = len(seen) * BATCH / (time.perf_counter() - since)
             print(f"step {step}  {'  '.join(f'{n} {v:.3f}' for n, v in means)}  {rate:.0f} scenes/s", flush=True)
             seen, since = [], time.perf_counter()
-            _save(args.work / "slim.pt", identity, step, slim, average, optimizer)
+            save(checkpoint, step, learner, teacher=taught_by)
     trunk = {name: tensor for name, tensor in weights.items() if name.startswith("layers.")}
     answers = {**average.state_dict(), **trunk}
     save_file({k: v.half().cpu().contiguous() for k, v in answers.items()}, args.work / "people.safetensors")
@@ -112,37 +111,6 @@ def differences(sides: Tensor, logits: Tensor, my_sides: Tensor, my_logits: Tens
 def schedule(step: int, steps: int) -> float:
     """Share of the full rate: a short warm-up, then half a cosine down to nothing."""
     return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _start(
-    path: Path, teacher: str, slim: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer
-) -> int:
-    """Fill everything from the checkpoint and return its step; 0 where there is none."""
-    average.load_state_dict(slim.state_dict())
-    if not path.exists():
-        return 0
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["teacher"] != teacher:
-        raise SystemExit(f"{path} learnt from another wide.safetensors than is there now: remove it to begin anew")
-    slim.load_state_dict(state["slim"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"from step {state['step']}", flush=True)
-    return int(state["step"])
-
-
-def _save(
-    path: Path,
-    teacher: str,
-    step: int,
-    slim: PeopleDetector,
-    average: PeopleDetector,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    state: dict[str, object] = {"teacher": teacher, "step": step, "slim": slim.state_dict()}
-    state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,10 +10,8 @@ average; on a GPU or a CPU.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +28,8 @@ from curation.builtin.training.metrics import auc, average_precision, top_scores
 from curation.builtin.training.people_loss import Crowds, people_loss
 from curation.builtin.training.people_scenes import Scenes, together
 from curation.builtin.training.precision import has_bf16
+from curation.builtin.training.resume import Parts, resume, save
+from curation.builtin.training.start import start_from_nudenet
 from curation.builtin.training.teacher import Teacher, load_teacher, people_seen, taught
 
 RATE, WARMUP, COOLDOWN = 1e-3, 300, 0.3  # the last part of the steps cools down to nothing
@@ -49,9 +49,13 @@ def main() -> None:
     net = PeopleDetector(WIDE).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = PeopleDetector(WIDE).to(device)
     optimizer = torch.optim.AdamW(_groups(net), lr=RATE, betas=(0.9, 0.99))
-    step = start(args.work / "checkpoint.pt", net, average, optimizer)
-    if step > args.steps:
-        raise SystemExit(f"{args.work}/checkpoint.pt is at step {step} already: give --steps {step} or more")
+    checkpoint = args.work / "checkpoint.pt"
+    learner: Parts = {"net": net, "average": average, "optimizer": optimizer}
+    if not checkpoint.exists():
+        start_from_nudenet(net)
+        average.load_state_dict(net.state_dict())
+        save(checkpoint, 0, learner)
+    step = resume(checkpoint, learner, args.steps)
     teacher = load_teacher(args.data / "weights" / "coco-detector-yolov5n.pt").to(device)
     scenes = Scenes(read_collection(args.data, "train"), WINDOW, SEED, step * BATCH, (args.steps - step) * BATCH)
     loader = DataLoader(
@@ -87,7 +91,7 @@ def main() -> None:
             rate = len(seen) * BATCH / (time.perf_counter() - since)
             print(f"step {step}  {'  '.join(f'{n} {v:.3f}' for n, v in means)}  {rate:.0f} scenes/s", flush=True)
             seen, since = [], time.perf_counter()
-            _save(args.work / "checkpoint.pt", step, net, average, optimizer)
+            save(checkpoint, step, learner)
         if held_out and (step % LOOK_EVERY == 0 or step == args.steps):
             print(f"step {step}  {look(average, held_out)}", flush=True)
             since = time.perf_counter()
@@ -145,30 +149,6 @@ def _groups(net: PeopleDetector) -> list[dict[str, object]]:
 @torch.no_grad()
 def _follow(average: PeopleDetector, net: PeopleDetector, keep: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - keep)
-
-
-def start(path: Path, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer) -> int:
-    """Fill everything from the checkpoint and return its step; without one, write the one of step 0."""
-    if not path.exists():
-        from curation.builtin.training.start import start_from_nudenet
-
-        start_from_nudenet(net)
-        average.load_state_dict(net.state_dict())
-        _save(path, 0, net, average, optimizer)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    net.load_state_dict(state["net"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"from step {state['step']}", flush=True)
-    return int(state["step"])
-
-
-def _save(
-    path: Path, step: int, net: PeopleDetector, average: PeopleDetector, optimizer: torch.optim.Optimizer
-) -> None:
-    state: dict[str, object] = {"step": step, "net": net.state_dict(), "average": average.state_dict()}
-    torch.save({**state, "optimizer": optimizer.state_dict()}, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
 
 
 def _arguments() -> argparse.Namespace:
