@@ -12,8 +12,8 @@ from training.config import Task, UsageError
 from training.labels.given import BROKEN_LABEL, LabelError
 
 SUFFIXES = (".png", ".npy")
-# CPython 3.11 and 3.12 count how deep they are in a literal for all threads together, and an npy's header is one:
-# https://github.com/python/cpython/issues/106905
+# CPython 3.11 counts for all threads together how deep it is in a literal, and an npy's header is one: another thread
+# that is let in by a collection makes it a SystemError (https://github.com/python/cpython/issues/106905).
 _ONE_HEADER_AT_A_TIME = threading.Lock()
 _FAR_AWAY = 1e9  # Sapiens' own depth files are padded with 1e10
 

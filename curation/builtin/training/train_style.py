@@ -1,8 +1,8 @@
 """Train the style head: python -m curation.builtin.training.train_style DATA --work FOLDER --variants N
 
-The features are those of the networks in this package, so put a new person detector there first. Features of N variants
-of the pictures in `train/` are computed once, in chunks that a later run finds again; the head
-itself trains in minutes. Its probabilities are calibrated on `dev/` (Platt 1999), nothing else is learnt there.
+Features of N variants of the pictures in `train/` are computed once, by the networks in this package (put a new person
+detector there first), in chunks that a later run finds again; the head itself trains in minutes. Its probabilities are
+calibrated on `dev/` (Platt 1999), nothing else is learnt there.
 """
 
 from __future__ import annotations

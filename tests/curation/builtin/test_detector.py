@@ -36,7 +36,8 @@ def test_a_sure_distribution_gives_its_distance_in_strides() -> None:
 def test_boxes_of_the_likely_cells_are_those_of_all_cells() -> None:
     generator = torch.Generator().manual_seed(0)
     centres, strides = cells(96, 64)
-    sides, logits = torch.randn(4 * BINS, len(centres), generator=generator), torch.randn(len(centres))
+    sides = torch.randn(4 * BINS, len(centres), generator=generator)
+    logits = torch.randn(len(centres), generator=generator)
     boxes, scores = likely_boxes(sides.numpy(), logits.numpy(), (96, 64), 0.4)
     chosen = logits.sigmoid() >= 0.4
     assert 0 < len(boxes) == chosen.sum() < len(centres)
@@ -46,7 +47,8 @@ def test_boxes_of_the_likely_cells_are_those_of_all_cells() -> None:
 
 
 def test_narrow_heads_that_answer_alike_have_nothing_to_learn() -> None:
-    sides, logits = torch.randn(2, 4 * BINS, 30), torch.randn(2, 30)
+    generator = torch.Generator().manual_seed(0)
+    sides, logits = torch.randn(2, 4 * BINS, 30, generator=generator), torch.randn(2, 30, generator=generator)
     for part in differences(sides, logits, sides, logits):
         assert abs(float(part)) < 1e-5
     for part in differences(sides, logits, sides.flip(1), logits - 1):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.training.tasks.samples import LETTERS
+from training.labels.sets import KeypointSet
 from training.tasks.jitter import dense_view, pose_view
 from training.tasks.view import Box, View, fit, points_to_image
 
@@ -60,3 +61,18 @@ def test_any_box_has_views(box: Box) -> None:
     for key in range(20):
         assert np.isfinite(dense_view(box, SIZE, key, 60, 0.5).view.matrix).all()
         assert np.isfinite(pose_view(box, np.ones((12, 3)), LETTERS, SIZE, key).matrix).all()
+
+
+def test_face_and_hands_move_no_half_body() -> None:
+    """They are 110 of 133 keypoints and would draw every upper half to themselves."""
+    whole = KeypointSet.load("wholebody133")
+    body = np.zeros((133, 3))
+    body[:23] = (*BOX[:2], 1) + np.random.default_rng(0).uniform(size=(23, 3)) * (120, 350, 0)
+    full = body.copy()
+    full[23:] = (160, 60, 1)
+
+    def seen(keypoints: np.ndarray) -> np.ndarray:
+        return np.array([pose_view(BOX, keypoints, whole, SIZE, key).matrix for key in KEYS])
+
+    np.testing.assert_array_equal(seen(full), seen(body))
+    assert (seen(body) != seen(np.zeros((133, 3)))).any()  # halves are among them
