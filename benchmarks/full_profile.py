@@ -1,14 +1,15 @@
 """The profile `full` beside a plain script that calls the same networks one image at a time, as their READMEs show.
 
-    python benchmarks/full_profile.py PHOTOS [--count 256] [--plain 6] [--workers 2]
+    python benchmarks/full_profile.py PHOTOS [--different 32] [--count 256] [--workers 2]
     python benchmarks/full_profile.py PHOTOS --cost      # core-seconds per image instead: for a busy machine
 
-PHOTOS is a folder of JPEGs, taken again from the first until there are `--count`. The weights are random, made here,
-the same for all three: a plain script (ultralytics `predict`, EasyOCR `Reader.detect` at 768 px, open_clip
-`encode_image`), the bare engines in a loop over prepared pictures, and `sapiens-curate` from files to scores on one
-worker per core. With a CUDA device all three run on that; hide it (`CUDA_VISIBLE_DEVICES=`) to measure the CPU. To use
-two cores of a larger machine, start it under `taskset`. Ratios are of one run on one machine. benchmarks/full_start.py
-takes the start-up apart.
+PHOTOS is a folder of JPEGs, of which `--different` are taken, evenly spread. The plain script sees each of them once,
+the others see them over and over, `sapiens-curate` until there are `--count`. The weights are random, made here, the
+same for all three: a plain script (ultralytics `predict`, EasyOCR `Reader.detect` at 768 px, open_clip `encode_image`),
+the bare engines in a loop over prepared pictures, and `sapiens-curate` from files to scores on one worker per core. With
+a CUDA device all three run on that; hide it (`CUDA_VISIBLE_DEVICES=`) to measure the CPU. To use two cores of a larger
+machine, start it under `taskset`. Ratios are of one run on one machine. benchmarks/full_start.py takes the start-up
+apart.
 """
 
 import argparse
@@ -38,17 +39,20 @@ PORTION = 64  # photos that each process of the bare engines has, evenly spread 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder of JPEGs")
-    parser.add_argument("--plain", type=int, default=6, help="photos for the plain script, which is slow")
-    parser.add_argument("--count", type=int, default=256, help="photos for the pipeline")
+    parser.add_argument("--different", type=int, default=32, help="photos; the plain script takes seconds for each")
+    parser.add_argument("--count", type=int, default=256, help="photos for the pipeline: these over and over")
     parser.add_argument("--workers", type=int, help="processes of the pipeline instead of its own choice")
     parser.add_argument("--cost", action="store_true", help="core-seconds per image instead: for a busy machine")
     args = parser.parse_args()
-    files, load = sorted(args.photos.rglob("*.jpg")), os.getloadavg()[0]
+    found, load = sorted(args.photos.rglob("*.jpg")), os.getloadavg()[0]
+    if not found or args.different < 1:
+        parser.error(f"{len(found)} *.jpg in {args.photos}, --different {args.different}: at least 1 of each is needed")
+    files = spread(found, min(args.different, len(found)))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SAPIENS_CACHE"] = f"{folder}/cache"
         weights = make_weights(Path(folder))
         if args.cost:
-            print(json.dumps(core_seconds(weights, spread(files, min(24, len(files))), args.plain), indent=2))
+            print(json.dumps(core_seconds(weights, files), indent=2))
             return
         place = Workplace(args.workers)
         few = linked(files, min(len(files), 48), Path(folder) / "few")
@@ -58,7 +62,7 @@ def main() -> None:
         say("cores", cores())
         say("load average before", load)
         say("JPEGs/s, decoding alone on all cores", rate_of_decoding(files))
-        plain = rate_of_plain_script(weights, spread(files, args.plain))
+        plain = rate_of_plain_script(weights, files)
         say("images/s, plain script", plain)
         first = run_of_pipeline(few, f"{folder}/first", weights, place)
         say("s to the first unit's scores, empty caches", first.first)
@@ -225,7 +229,7 @@ def decode_loop(data: list[bytes], start: Any) -> float:
     return done / (time.perf_counter() - began)
 
 
-def core_seconds(weights: dict[str, str], files: list[Path], plain: int) -> dict[str, float]:
+def core_seconds(weights: dict[str, str], files: list[Path]) -> dict[str, float]:
     """Core-seconds per image of each, networks loaded: what rates of an idle machine come down to."""
     from curation.batch import Batch
     from curation.decode import decode
@@ -245,7 +249,7 @@ def core_seconds(weights: dict[str, str], files: list[Path], plain: int) -> dict
         "bare engines": _cost(lambda: [runner(pictures) for runner, pictures in loads], len(files)),
     }
     torch.set_num_threads(cores())
-    costs["plain script"] = _cost(lambda: [ask(file) for file in spread(files, plain)], plain)
+    costs["plain script"] = _cost(lambda: [ask(file) for file in files], len(files))
     ratios = {
         f"{name} / sapiens-curate": costs[name] / costs["sapiens-curate"] for name in ("plain script", "bare engines")
     }
@@ -263,7 +267,7 @@ def rate_of_plain_script(weights: dict[str, str], files: list[Path]) -> float:
     """Images/s of the libraries' own calls, one image after another, networks loaded, torch using every core."""
     torch.set_num_threads(cores())
     ask = plain_script(weights)
-    for file in files[: max(2, len(files) // 6)]:
+    for file in files[:3]:
         ask(file)
     began = time.perf_counter()
     for file in files:

@@ -30,7 +30,7 @@ from shards.cache import cache_home
 
 Precision = Literal["auto", "fp32"]
 Array = NDArray[Any]
-_tracing = threading.Lock()
+tracing = threading.Lock()
 """Whoever traces changes what belongs to the process: torch's names of modules and Python's filters of warnings."""
 
 
@@ -92,7 +92,7 @@ def compile_torch(
     if device != "cpu":
         return _torch(module, input_size, pixels, device, precision)
     example = torch.zeros(1, 3, *input_size)
-    with _tracing, torch.no_grad():
+    with tracing, torch.no_grad():
         model = ov.convert_model(module, example_input=example)
     return _openvino(model, input_size, pixels, threads, precision)
 
@@ -103,7 +103,7 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
     The module maps float32 [B,3,H,W] to a tensor or a tuple of tensors; `example_size` is a (height, width) it accepts.
     """
     example = torch.zeros(1, 3, *example_size)
-    with _tracing, torch.no_grad():
+    with tracing, torch.no_grad():
         module(example)  # modules that remember the last size would otherwise differ between the two traces
         model = ov.convert_model(module, example_input=example)
     ov.save_model(model, file, compress_to_fp16=False)
@@ -256,7 +256,7 @@ def traced_if_possible(module: nn.Module, example: torch.Tensor, dtype: torch.dt
             raise
 
     try:
-        with _tracing, warnings.catch_warnings(), torch.no_grad(), lowered(cached=False):
+        with tracing, warnings.catch_warnings(), torch.no_grad(), lowered(cached=False):
             warnings.simplefilter("ignore")  # of sizes that are constants in the trace: those of fixed layers
             traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
         with torch.no_grad():

@@ -15,16 +15,18 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from curation.engines import Pixels, Precision, weights_identity
 from curation.errors import UsageError, reason_of
+from curation.full.craft_folded import Folded
 from curation.full.network import Built, Network, Runner, spread
 from curation.full.torchvision_ops import make_importable
 
 FILE = "craft_mlt_25k.pth"
 SIDE = 768  # pixels of the longer side; EasyOCR reads at up to 2560, more than finding text takes
 STRIDE = 32
+EXAMPLE_SIZE = 256, 192
 TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT, SHORTEST = 0.7, 0.4, 0.4, 20  # Reader.detect's defaults
 LEAST_CELLS = 10  # of a word, in its map
 SLOPE, CENTRE, HEIGHT, WIDTH, MARGIN = 0.1, 0.5, 0.5, 0.5, 0.1  # the same, for joining words to lines
@@ -41,7 +43,11 @@ class TextDetector:
             raise UsageError(f"weights.text: no file {file}; give EasyOCR's {FILE} or the folder it lies in")
         self.identity = weights_identity(file.stem, file, version=VERSION)
         network = Network(
-            self.identity, lambda: Built(load_craft(file), (SIDE, SIDE), {}), lambda facts: PIXELS, any_size=True
+            f"{self.identity}-folded",
+            lambda: Built(Folded(load_craft(file)).eval(), EXAMPLE_SIZE, {}),
+            lambda facts: PIXELS,
+            any_size=True,
+            of_convolutions=True,
         )
         self._runner = Runner(network, threads, precision)
 
@@ -66,18 +72,6 @@ def canvas(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     return whole, ratio
 
 
-class Maps(nn.Module):
-    """CRAFT without its features: float32 [B,3,H,W] → [B,H/2,W/2,2], chance of a character and of a link between
-    two."""
-
-    def __init__(self, craft: nn.Module) -> None:
-        super().__init__()
-        self.craft = craft
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.craft(x)[0]
-
-
 def load_craft(file: Path) -> nn.Module:
     """EasyOCR's network with the weights in `file`. Raises UsageError where they do not fit."""
     make_importable()
@@ -90,7 +84,7 @@ def load_craft(file: Path) -> nn.Module:
     except Exception as error:
         reason = reason_of(error)
         raise UsageError(f"weights.text: {file} is not a state dict of EasyOCR's CRAFT: {reason}") from None
-    return Maps(craft).eval()
+    return craft.eval()
 
 
 def _lines(maps: NDArray[Any], ratio: float) -> NDArray[np.float32]:

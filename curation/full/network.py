@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from curation.converted import keep, network_file
+from curation import winograd
+from curation.converted import OPENVINO, Library, keep, ncnn, network_file
 from curation.engines import Engine, Pixels, Precision, compile_ir, compile_torch, eager
 from curation.errors import Stopped, reason_of
 from manifests.lock import exclusive
@@ -40,13 +41,15 @@ class Built:
 @dataclass(frozen=True)
 class Network:
     """How to come by a network. `build` runs only where nothing is cached under `identity`. Networks that take pictures
-    of `any_size` are compiled once, the others for the size that they are given."""
+    of `any_size` are compiled once, the others for the size that they are given. `of_convolutions`: most of the work is
+    in 3 x 3 convolutions of many channels, and pictures have any size."""
 
     identity: str
     build: Callable[[], Built]
     pixels: Callable[[dict[str, Any]], Pixels]  # from the facts
     batch: int = 1  # pictures per request on a CPU
     any_size: bool = False
+    of_convolutions: bool = False
 
 
 def normalised(facts: dict[str, Any]) -> Pixels:
@@ -100,26 +103,37 @@ class Runner:
                     "or hide the GPU with CUDA_VISIBLE_DEVICES="
                 ) from None
             return _InTorch(engine, built.facts)
-        file = network_file(network.identity)
-        with exclusive(file.with_suffix(".lock")):  # workers that start together convert once
-            if not file.exists():
-                built = network.build()
-                try:
-                    file.with_suffix(".json").write_text(json.dumps(built.facts))
-                    keep(built.module, built.example_size, file)
-                except Exception as error:  # whatever the converter cannot do, torch can
-                    logging.getLogger("curation").warning(
-                        "%s cannot be converted for OpenVINO (%s): it runs in torch, slowly",
-                        network.identity,
-                        type(error).__name__,
-                    )
-                    return _InTorch(eager(built.module, pixels(built.facts)), built.facts)
-        facts = json.loads(file.with_suffix(".json").read_text())
-        return _Converted(file, facts, pixels(facts), self.threads, self.precision, network.batch)
+        quickest = [ncnn()] if network.of_convolutions and winograd.is_quicker_here() else []
+        for library in [*quickest, OPENVINO]:
+            file = network_file(network.identity, library)
+            with exclusive(file.with_suffix(".lock")):  # workers that start together convert once
+                if file.exists() or self._kept(file, library):
+                    facts = json.loads(file.with_suffix(".json").read_text())
+                    return _Converted(library, file, facts, pixels(facts), self.threads, self.precision, network.batch)
+        built = network.build()
+        return _InTorch(eager(built.module, pixels(built.facts)), built.facts)
+
+    def _kept(self, file: Path, library: Library) -> bool:
+        """Convert the network into `file`; or say that it cannot be: what one library cannot do, the next one can."""
+        built = self.network.build()
+        try:
+            file.with_suffix(".json").write_text(json.dumps(built.facts))
+            keep(built.module, built.example_size, file, library)
+        except Exception as error:
+            logging.getLogger("curation").warning(
+                "%s cannot be converted for %s (%s): it runs in %s, slower",
+                self.network.identity,
+                library.name,
+                type(error).__name__,
+                "torch" if library is OPENVINO else OPENVINO.name,
+            )
+            return False
+        return True
 
 
 @dataclass(frozen=True)
 class _Converted:
+    library: Library
     file: Path
     facts: dict[str, Any]
     pixels: Pixels
@@ -128,7 +142,9 @@ class _Converted:
     batch: int
 
     def engine(self, size: tuple[int, int] | None) -> Engine:
-        return compile_ir(self.file, size, self.pixels, self.threads, self.precision, self.batch)
+        if self.library is OPENVINO:
+            return compile_ir(self.file, size, self.pixels, self.threads, self.precision, self.batch)
+        return winograd.compile_ncnn(self.file, self.pixels, self.threads, self.precision)
 
 
 @dataclass(frozen=True)

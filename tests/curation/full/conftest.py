@@ -14,9 +14,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from curation import winograd
+
 # Without the extra `full` there is nothing here to test.
 MISSING = [package for package in ("ultralytics", "easyocr", "open_clip") if find_spec(package) is None]
 collect_ignore_glob = ["test_*"] if MISSING else []
+
+
+@pytest.fixture(params=["ncnn", "OpenVINO"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What runs the text network: each of the two is the quicker on some CPU."""
+    if request.param == "ncnn" and not (find_spec("ncnn") and find_spec("pnnx")):
+        pytest.skip("the extra `full` brings ncnn on x86-64 alone")
+    monkeypatch.setattr(winograd, "is_quicker_here", lambda: request.param == "ncnn")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

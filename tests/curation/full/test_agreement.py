@@ -35,10 +35,11 @@ def test_yolo(yolo_pt: Path, photos: Photos, precision: Precision, score: float,
     assert np.abs(found[:4] - wanted[:4])[:, likely].mean() < pixels
 
 
-def test_craft_in_fp32(craft_pth: Path, photos: Photos) -> None:
+def test_craft_in_fp32(craft_pth: Path, photos: Photos, library: str) -> None:
     picture = canvas(photos[2])[0]
     runner = TextDetector(craft_pth, precision="fp32")._runner
     ((found,),), wanted = runner([picture]), in_torch(runner, picture)
+    assert runner._source.library.name == library
     assert np.abs(found - wanted).max() < 1e-3
 
 

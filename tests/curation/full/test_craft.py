@@ -24,6 +24,7 @@ from curation.full.torchvision_ops import make_importable
 Photos = list[NDArray[np.uint8]]
 
 
+@pytest.mark.usefixtures("library")
 def test_lines_are_those_of_the_reader(craft_pth: Path, photos: Photos) -> None:
     small = [photos[2], photos[3]]
     for found, photo in zip(TextDetector(craft_pth, precision="fp32").text(small), small, strict=True):
@@ -48,6 +49,7 @@ def test_words_are_those_of_easyocr(smooth: float) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.mark.usefixtures("library")
 def test_bf16_maps_stay_near(craft_pth: Path, photos: Photos) -> None:
     pictures = [canvas(photos[3])[0]]
     exact = TextDetector(craft_pth, precision="fp32")._runner(pictures)[0][0]

@@ -2,12 +2,14 @@
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from curation.engines import Pixels
+from curation import winograd
+from curation.engines import Pixels, eager
 from curation.errors import Stopped
 from curation.full.network import Built, Network, Runner, spread
 
@@ -25,6 +27,26 @@ def test_a_gpu_that_cannot_take_a_network_ends_the_run(monkeypatch: pytest.Monke
     runner = Runner(small)
     with pytest.raises(Stopped, match=r"net@1 cannot be put on cuda:0 \(CUDA out of memory"):
         runner([np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_what_ncnn_cannot_run_openvino_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ncnn")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("ncnn cannot load it")
+
+    monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(winograd, "is_quicker_here", lambda: True)
+    monkeypatch.setattr(winograd, "convert", refuse)
+    torch.manual_seed(0)
+    module = torch.nn.Conv2d(3, 1, 3)
+    network = Network("n@1", lambda: Built(module, (8, 8), {}), lambda _: Pixels(), any_size=True, of_convolutions=True)
+    picture = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    ((found,),) = Runner(network, precision="fp32")([picture])
+    np.testing.assert_allclose(found, eager(module, Pixels())(picture[None])[0][0], atol=1e-5)
+    assert caplog.messages == ["n@1 cannot be converted for ncnn (RuntimeError): it runs in OpenVINO, slower"]
 
 
 def test_answers_stay_in_order_and_helpers_end_with_the_thread_that_asked() -> None:

@@ -1,0 +1,111 @@
+"""Run a network of 3 x 3 convolutions on a CPU without matrix units: in ncnn, which computes them by Winograd's minimal
+filtering (arXiv 1509.09308, F(4x4, 3x3)) with a quarter of the products, in fp32. OpenVINO has no such kernels.
+"""
+
+import logging
+import platform
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from curation.engines import Array, Engine, Pixels, Precision, tracing
+
+
+@cache
+def is_quicker_here() -> bool:
+    """Whether ncnn is installed and this CPU has none of the units on which direct products in bf16 are quicker yet.
+
+    Known of x86-64 alone.
+    """
+    if platform.machine() not in {"x86_64", "AMD64"} or torch.cpu._is_amx_tile_supported():
+        return False
+    missing = [package for package in ("ncnn", "pnnx") if find_spec(package) is None]
+    if missing:
+        logging.getLogger("curation").warning(
+            "%s not installed: the text network takes up to twice as long; pip install %s",
+            " and ".join(missing),
+            " ".join(missing),
+        )
+    return not missing
+
+
+def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> None:
+    """Write a torch module as ncnn reads it, for pictures of all sizes: `file` ends in .param; its weights, fp32, lie
+    beside it in .bin.
+
+    The module maps float32 [1,3,H,W] to a tensor or a tuple of tensors; `example_size` is a (height, width) it accepts,
+    as it does twice that. Raises RuntimeError where ncnn cannot load the result.
+    """
+    import pnnx
+
+    height, width = example_size
+    with tempfile.TemporaryDirectory() as folder, tracing, torch.no_grad():
+        torch.jit.trace(module, torch.zeros(1, 3, height, width)).save(f"{folder}/network.pt")
+        shapes = [f"inputshape=[1,3,{height},{width}]", f"inputshape2=[1,3,{2 * height},{2 * width}]"]
+        names = [f"ncnnparam={file}", f"ncnnbin={file.with_suffix('.bin')}"]
+        command = [pnnx.EXEC_PATH, "network.pt", *shapes, *names, "fp16=0"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    _load(file, "fp32")
+
+
+def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precision = "auto") -> Engine:
+    """Load what `convert` wrote, for pictures of any size; `threads` pictures at a time.
+
+    "auto" keeps what lies between layers in bf16 where the CPU has instructions for it; Winograd's products stay in
+    fp32.
+    """
+    import ncnn
+
+    kept = "bf16" if precision == "auto" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+    network = _load(file, kept)
+    names = network.output_names()
+    kind = ncnn.Mat.PixelType.PIXEL_RGB2BGR if pixels.bgr else ncnn.Mat.PixelType.PIXEL_RGB
+    order = -1 if pixels.bgr else 1
+    mean, factors = list(pixels.mean[::order]), [1 / value for value in pixels.scale[::order]]
+
+    blobs, workspace = _memory(), _memory()
+
+    def one(picture: Array) -> list[Array]:
+        data = ncnn.Mat.from_pixels(picture, kind, picture.shape[1], picture.shape[0])
+        data.substract_mean_normalize(mean, factors)
+        extractor = network.create_extractor()
+        extractor.set_blob_allocator(blobs)
+        extractor.set_workspace_allocator(workspace)
+        extractor.input("in0", data)
+        return [np.array(extractor.extract(name)[1]) for name in names]
+
+    def run(pictures: Array) -> tuple[Array, ...]:
+        with ThreadPoolExecutor(threads) as pool:
+            answers = list(pool.map(one, pictures))
+        return tuple(np.stack(column) for column in zip(*answers, strict=True))
+
+    return Engine(run, "cpu", kept)
+
+
+def _memory() -> Any:
+    """What layers write into, kept from picture to picture: fresh pages would take a tenth of the time."""
+    import ncnn
+
+    memory = ncnn.PoolAllocator()
+    memory.set_size_compare_ratio(0)  # a piece of any larger size will do: pictures of many sizes share a few
+    return memory
+
+
+def _load(file: Path, kept: str) -> Any:
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.num_threads = 1
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+    network.opt.use_bf16_packed = network.opt.use_bf16_storage = kept == "bf16"
+    if network.load_param(str(file)) or network.load_model(str(file.with_suffix(".bin"))):
+        raise RuntimeError(f"ncnn cannot load {file}")
+    return network
