@@ -4,6 +4,7 @@ What a stage finds done it takes by its sha256 where that is a table. Tars are t
 them takes as long as reading the whole set: `verify`, with which a run ends, does that.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from manifests.store import Store
 from shards.writer import SHARDS
 
 ABREAST = 4  # units that the worker of a GPU works on at a time
+FULL_WORKER = 4 << 30  # bytes: up to 3.2 GB were seen of a worker with the networks of the profile full on a CPU
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,21 @@ class Workplace:
         return max(1, cores() // (max(1, self.processes) * self.abreast)) if self.scheduler is None else 1
 
     def suited_to(self, recipe: Recipe) -> "Workplace":
-        """Where the recipe's networks run on GPUs: one process for each unless a number was asked for, on several
-        units at a time, so that the GPU need not wait for the decoding or the boxes of any one of them."""
+        """For the networks of the profile `full`, unless a number was asked for.
+
+        On GPUs one process for each, on several units at a time, so that the GPU need not wait for the decoding or the
+        boxes of any one of them. On a CPU as many as its memory holds, which share the cores evenly.
+        """
         if recipe.profile != "full" or self.scheduler is not None or self.workers == 0:
             return self
         import torch
 
-        if not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            return Workplace(torch.cuda.device_count() if self.workers is None else self.workers, abreast=ABREAST)
+        if self.workers is not None:
             return self
-        return Workplace(torch.cuda.device_count() if self.workers is None else self.workers, abreast=ABREAST)
+        threads = math.ceil(cores() / max(1, memory() // FULL_WORKER))
+        return Workplace(max(1, cores() // threads))
 
 
 def curate(
@@ -267,7 +275,8 @@ class Stages:
         """The workers, started when first needed and kept to the end."""
         pool = self._stack.enter_context(open_pool(self.place.processes, self.place.scheduler, self.place.abreast))
         if pool.dashboard:
-            abreast = f" of {self.place.abreast} threads" if self.place.abreast > 1 else ""
+            together = self.place.abreast * self.place.threads
+            abreast = f" of {together} threads" if together > 1 else ""
             workers = numbered(pool.workers // self.place.abreast, "Dask worker")
             self.console.print(f"{workers}{abreast}, dashboard {pool.dashboard}")
         return pool
@@ -375,6 +384,13 @@ def cores() -> int:
     from dask.system import cpu_count
 
     return int(cpu_count())
+
+
+def memory() -> int:
+    """Bytes that this process may use: the machine's, or the quota of its container."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
 
 
 def _other_recipe(out: str, made_with: Recipe, wanted: Recipe) -> str:

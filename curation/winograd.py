@@ -6,7 +6,6 @@ import logging
 import platform
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,7 +56,8 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
 
 
 def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precision = "auto") -> Engine:
-    """Load what `convert` wrote, for pictures of any size; `threads` pictures at a time.
+    """Load what `convert` wrote, for pictures of any size. One after another, each on all `threads`: a picture takes
+    hundreds of megabytes while it is worked on.
 
     "auto" keeps what lies between layers in bf16 where the CPU has instructions for it; Winograd's products stay in
     fp32.
@@ -65,45 +65,30 @@ def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precis
     import ncnn
 
     kept = "bf16" if precision == "auto" and torch.cpu._is_avx512_bf16_supported() else "fp32"
-    network = _load(file, kept)
+    network = _load(file, kept, threads)
     names = network.output_names()
     kind = ncnn.Mat.PixelType.PIXEL_RGB2BGR if pixels.bgr else ncnn.Mat.PixelType.PIXEL_RGB
     order = -1 if pixels.bgr else 1
     mean, factors = list(pixels.mean[::order]), [1 / value for value in pixels.scale[::order]]
 
-    blobs, workspace = _memory(), _memory()
-
-    def one(picture: Array) -> list[Array]:
-        data = ncnn.Mat.from_pixels(picture, kind, picture.shape[1], picture.shape[0])
-        data.substract_mean_normalize(mean, factors)
-        extractor = network.create_extractor()
-        extractor.set_blob_allocator(blobs)
-        extractor.set_workspace_allocator(workspace)
-        extractor.input("in0", data)
-        return [np.array(extractor.extract(name)[1]) for name in names]
-
     def run(pictures: Array) -> tuple[Array, ...]:
-        with ThreadPoolExecutor(threads) as pool:
-            answers = list(pool.map(one, pictures))
+        answers = []
+        for picture in pictures:
+            data = ncnn.Mat.from_pixels(picture, kind, picture.shape[1], picture.shape[0])
+            data.substract_mean_normalize(mean, factors)
+            extractor = network.create_extractor()
+            extractor.input("in0", data)
+            answers.append([np.array(extractor.extract(name)[1]) for name in names])
         return tuple(np.stack(column) for column in zip(*answers, strict=True))
 
     return Engine(run, "cpu", kept)
 
 
-def _memory() -> Any:
-    """What layers write into, kept from picture to picture: fresh pages would take a tenth of the time."""
-    import ncnn
-
-    memory = ncnn.PoolAllocator()
-    memory.set_size_compare_ratio(0)  # a piece of any larger size will do: pictures of many sizes share a few
-    return memory
-
-
-def _load(file: Path, kept: str) -> Any:
+def _load(file: Path, kept: str, threads: int = 1) -> Any:
     import ncnn
 
     network = ncnn.Net()
-    network.opt.num_threads = 1
+    network.opt.num_threads = threads
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
     network.opt.use_bf16_packed = network.opt.use_bf16_storage = kept == "bf16"
     if network.load_param(str(file)) or network.load_model(str(file.with_suffix(".bin"))):

@@ -26,7 +26,7 @@ from curation.full.torchvision_ops import make_importable
 FILE = "craft_mlt_25k.pth"
 SIDE = 768  # pixels of the longer side; EasyOCR reads at up to 2560, more than finding text takes
 STRIDE = 32
-EXAMPLE_SIZE = 256, 192
+EXAMPLE_SIZE = 32, 64  # small: the converter for ncnn runs the network on it, slowly
 TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT, SHORTEST = 0.7, 0.4, 0.4, 20  # Reader.detect's defaults
 LEAST_CELLS = 10  # of a word, in its map
 SLOPE, CENTRE, HEIGHT, WIDTH, MARGIN = 0.1, 0.5, 0.5, 0.5, 0.1  # the same, for joining words to lines

@@ -34,6 +34,22 @@ def recipe(yolo_pt: Path, craft_pth: Path, clip_folder: Path) -> Recipe:
     )
 
 
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "workers", "threads"),
+    [(2, 24, 2, 1), (8, 64, 8, 1), (8, 16, 4, 2), (6, 16, 3, 2), (7, 16, 3, 2), (4, 8, 2, 2), (4, 2, 1, 4)],
+)
+def test_workers_are_as_many_as_the_memory_holds(
+    cores: int, gigabytes: int, workers: int, threads: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("curation.run.cores", lambda: cores)
+    monkeypatch.setattr("curation.run.memory", lambda: gigabytes << 30)
+    place = Workplace().suited_to(recipe)
+    assert (place.processes, place.threads) == (workers, threads)
+    assert Workplace(5).suited_to(recipe).processes == 5
+    assert Workplace().suited_to(recipe.model_copy(update={"profile": "builtin"})).processes == cores
+
+
 def test_a_run_fills_every_column(recipe: Recipe, photos: list[NDArray[np.uint8]], tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
