@@ -60,7 +60,10 @@ Lazy = Annotated[
     bool, typer.Option("--lazy", help="Cheap questions first, and none more once a rule has rejected an image.")
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Local processes; one per core by default, 0 works in this one.")
+    int | None,
+    typer.Option(
+        "--workers", min=0, help="Local processes; by default one per core that has the memory. 0 works in this one."
+    ),
 ]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a Dask cluster, tcp://host:8786.")]
 
