@@ -6,10 +6,10 @@
 PHOTOS is a folder of JPEGs, of which `--different` are taken, evenly spread. The plain script sees each of them once,
 the others see them over and over, `sapiens-curate` until there are `--count`. The weights are random, made here, the
 same for all three: a plain script (ultralytics `predict`, EasyOCR `Reader.detect` at 768 px, open_clip `encode_image`),
-the bare engines in a loop over prepared pictures, and `sapiens-curate` from files to scores, one worker per core. With
-a CUDA device all three run on that; hide it (`CUDA_VISIBLE_DEVICES=`) to measure the CPU. To use two cores of a larger
-machine, start it under `taskset`. Ratios are of one run on one machine. benchmarks/full_start.py takes the start-up
-apart.
+the bare engines in a loop over prepared pictures, and `sapiens-curate` from files to scores, with as many workers as it
+chooses. With a CUDA device all three run on that; hide it (`CUDA_VISIBLE_DEVICES=`) to measure the CPU. For two cores
+of a larger machine start it under `taskset`. Ratios are of one run on one machine. benchmarks/full_start.py takes the
+start-up apart.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Console
 
-from curation import embeddings
+from curation import embeddings, winograd
 from curation.careful import pack_carefully, score_carefully
 from curation.deciding import Flips, Outcome, compare, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
@@ -39,7 +39,7 @@ from manifests.store import Store
 from shards.writer import SHARDS
 
 ABREAST = 4  # units that the worker of a GPU works on at a time
-FULL_WORKER = 4 << 30  # bytes: up to 3.2 GB were seen of a worker with the networks of the profile full on a CPU
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Workplace:
             return Workplace(torch.cuda.device_count() if self.workers is None else self.workers, abreast=ABREAST)
         if self.workers is not None:
             return self
-        threads = math.ceil(cores() / max(1, memory() // FULL_WORKER))
+        each = 3.5 * GIB if winograd.is_quicker_here() else 2 * GIB  # up to 3.2 and 1.5 GB were seen of a worker
+        threads = math.ceil(cores() / max(1, memory() // each))
         return Workplace(max(1, cores() // threads))
 
 

@@ -7,7 +7,6 @@ import platform
 import subprocess
 import tempfile
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,21 @@ from curation.engines import Array, Engine, Pixels, Precision, tracing
 
 @cache
 def is_quicker_here() -> bool:
-    """Whether ncnn is installed and this CPU has none of the units on which direct products in bf16 are quicker yet.
+    """Whether ncnn can be imported and this CPU has none of the units on which direct products in bf16 are quicker yet.
 
     Known of x86-64 alone.
     """
     if platform.machine() not in {"x86_64", "AMD64"} or torch.cpu._is_amx_tile_supported():
         return False
-    missing = [package for package in ("ncnn", "pnnx") if find_spec(package) is None]
-    if missing:
+    try:
+        import ncnn  # noqa: F401
+        import pnnx  # noqa: F401
+    except ImportError as error:
         logging.getLogger("curation").warning(
-            "%s not installed: the text network takes up to twice as long; pip install %s",
-            " and ".join(missing),
-            " ".join(missing),
+            "%s: the text network runs in OpenVINO and takes up to twice as long; pip install ncnn pnnx", error
         )
-    return not missing
+        return False
+    return True
 
 
 def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> None:
@@ -45,6 +45,7 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
     """
     import pnnx
 
+    file = file.absolute()  # pnnx works in a folder of its own
     height, width = example_size
     with tempfile.TemporaryDirectory() as folder, tracing, torch.no_grad():
         torch.jit.trace(module, torch.zeros(1, 3, height, width)).save(f"{folder}/network.pt")
@@ -78,10 +79,17 @@ def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precis
             data.substract_mean_normalize(mean, factors)
             extractor = network.create_extractor()
             extractor.input("in0", data)
-            answers.append([np.array(extractor.extract(name)[1]) for name in names])
+            answers.append([_extracted(extractor, name) for name in names])
         return tuple(np.stack(column) for column in zip(*answers, strict=True))
 
     return Engine(run, "cpu", kept)
+
+
+def _extracted(extractor: Any, name: str) -> Array:
+    failed, answer = extractor.extract(name)
+    if failed:
+        raise RuntimeError(f"ncnn has no {name}: error {failed}; is the memory full?")
+    return np.array(answer)
 
 
 def _load(file: Path, kept: str, threads: int = 1) -> Any:

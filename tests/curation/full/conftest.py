@@ -26,6 +26,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """What runs the text network: each of the two is the quicker on some CPU."""
     if request.param == "ncnn" and not (find_spec("ncnn") and find_spec("pnnx")):
         pytest.skip("the extra `full` brings ncnn on x86-64 alone")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(winograd, "is_quicker_here", lambda: request.param == "ncnn")
     return str(request.param)
 

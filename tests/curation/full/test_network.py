@@ -38,6 +38,7 @@ def test_what_ncnn_cannot_run_openvino_does(
         raise RuntimeError("ncnn cannot load it")
 
     monkeypatch.setenv("SAPIENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(winograd, "is_quicker_here", lambda: True)
     monkeypatch.setattr(winograd, "convert", refuse)
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from curation import winograd
 from curation.errors import UsageError
 from curation.full.clip import Clip, find_clip
 from curation.recipe import Recipe, from_dict
@@ -35,15 +36,24 @@ def recipe(yolo_pt: Path, craft_pth: Path, clip_folder: Path) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gigabytes", "workers", "threads"),
-    [(2, 24, 2, 1), (8, 64, 8, 1), (8, 16, 4, 2), (6, 16, 3, 2), (7, 16, 3, 2), (4, 8, 2, 2), (4, 2, 1, 4)],
+    ("cores", "gib", "ncnn", "workers", "threads"),
+    [  # a machine sold with 4 GiB a core has a little less
+        (2, 24, True, 2, 1),
+        (8, 30.9, True, 8, 1),
+        (8, 15.4, True, 4, 2),
+        (8, 15.4, False, 4, 2),
+        (8, 16.5, False, 8, 1),
+        (7, 16, True, 3, 2),
+        (4, 2, True, 1, 4),
+    ],
 )
 def test_workers_are_as_many_as_the_memory_holds(
-    cores: int, gigabytes: int, workers: int, threads: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    cores: int, gib: float, ncnn: bool, workers: int, threads: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(winograd, "is_quicker_here", lambda: ncnn)
     monkeypatch.setattr("curation.run.cores", lambda: cores)
-    monkeypatch.setattr("curation.run.memory", lambda: gigabytes << 30)
+    monkeypatch.setattr("curation.run.memory", lambda: int(gib * 2**30))
     place = Workplace().suited_to(recipe)
     assert (place.processes, place.threads) == (workers, threads)
     assert Workplace(5).suited_to(recipe).processes == 5
