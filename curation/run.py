@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Console
 
-from curation import embeddings, winograd
+from curation import embeddings
 from curation.careful import pack_carefully, score_carefully
 from curation.deciding import Flips, Outcome, compare, manifest_hash, resolve, write_manifest
 from curation.errors import DISK_FULL, Stopped, UsageError
@@ -74,6 +74,8 @@ class Workplace:
             return Workplace(torch.cuda.device_count() if self.workers is None else self.workers, abreast=ABREAST)
         if self.workers is not None:
             return self
+        from curation import winograd
+
         each = 3.5 * GIB if winograd.is_quicker_here() else 2 * GIB  # up to 3.2 and 1.5 GB were seen of a worker
         threads = math.ceil(cores() / max(1, memory() // each))
         return Workplace(max(1, cores() // threads))
