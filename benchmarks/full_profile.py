@@ -165,14 +165,17 @@ def run_of_pipeline(source: str, out: str, weights: dict[str, str], place: Workp
 
 
 def rate_of_engines(weights: dict[str, str], files: list[Path]) -> float:
-    """Images/s of the three networks alone, one process per core or GPU, over pictures that are prepared beforehand."""
+    """Images/s of the three networks alone, one process per core or GPU, over pictures that are prepared beforehand:
+    its share of all, or all where they are fewer than processes."""
     processes = torch.cuda.device_count() if CUDA else cores()
     with get_context("spawn").Manager() as manager, get_context("spawn").Pool(processes) as pool:
         barrier = manager.Barrier(processes)
         some = spread(files, min(len(files), PORTION * processes))
         return sum(
             pool.starmap(
-                engines_loop, [(weights, some[number::processes], barrier, number) for number in range(processes)], 1
+                engines_loop,
+                [(weights, some[number::processes] or some, barrier, number) for number in range(processes)],
+                1,
             )
         )
 

@@ -13,6 +13,7 @@ import os
 import resource
 import tempfile
 import time
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -40,10 +41,13 @@ def main() -> None:
     files = [found[i * len(found) // count] for i in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SAPIENS_CACHE"] = f"{folder}/cache"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or a GPU would answer
         make_weights(Path(folder))
         print(f"{count} photos, load {os.getloadavg()[0]:.1f}")
         print(f"{'':<18}{'s a photo':>12}{'MB':>8}{'largest difference':>20}{'mean':>10}", flush=True)
         for library, precision in WAYS:
+            if library == "ncnn" and not (find_spec("ncnn") and find_spec("pnnx")):
+                continue
             with get_context("spawn").Pool(1) as pool:
                 seconds, memory, largest, mean = pool.apply(measure, (library, precision, folder, files))
             name = f"{library} {precision}"
@@ -76,6 +80,7 @@ def measure(library: str, precision: Precision, folder: str, files: list[Path]) 
                 return craft((x - mean) / scale)[0][0].numpy()
     else:
         winograd.is_quicker_here = lambda: library == "ncnn"
+        assert detector._runner._source.library.name == library
 
         def ask(picture: np.ndarray) -> np.ndarray:
             return detector._runner([picture])[0][0]

@@ -62,7 +62,10 @@ Lazy = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=0, help="Local processes; by default one per core that has the memory. 0 works in this one."
+        "--workers",
+        min=0,
+        help="Local processes; by default one per core (profile full: per GPU, or fewer where memory is short). "
+        "0 works in this one.",
     ),
 ]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a Dask cluster, tcp://host:8786.")]

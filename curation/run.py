@@ -44,8 +44,8 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the work is done: `workers` local processes (None: one per core, 0: this one), each on `abreast` units at
-    a time, or a Dask `scheduler`."""
+    """Where the work is done: `workers` local processes (None: one per core, or what `suited_to` says; 0: this one),
+    each on `abreast` units at a time, or a Dask `scheduler`."""
 
     workers: int | None = None
     scheduler: str | None = None

@@ -30,7 +30,7 @@ def is_quicker_here() -> bool:
         import pnnx  # noqa: F401
     except ImportError as error:
         logging.getLogger("curation").warning(
-            "%s: the text network runs in OpenVINO and takes up to twice as long; pip install ncnn pnnx", error
+            "%s: the text network runs in OpenVINO and takes up to 2.3 times as long; pip install ncnn pnnx", error
         )
         return False
     return True

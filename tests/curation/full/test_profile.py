@@ -40,6 +40,7 @@ def recipe(yolo_pt: Path, craft_pth: Path, clip_folder: Path) -> Recipe:
     [  # a machine sold with 4 GiB a core has a little less
         (2, 24, True, 2, 1),
         (8, 30.9, True, 8, 1),
+        (8, 26, True, 4, 2),
         (8, 15.4, True, 4, 2),
         (8, 15.4, False, 4, 2),
         (8, 16.5, False, 8, 1),
