@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from curation.engines import Array, Engine, Pixels, Precision, tracing
+from curation.engines import Array, Engine, Pixels, Precision, eager, tracing
 
 
 @cache
@@ -41,7 +41,7 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
     beside it in .bin.
 
     The module maps float32 [1,3,H,W] to a tensor or a tuple of tensors; `example_size` is a (height, width) it accepts,
-    as it does twice that. Raises RuntimeError where ncnn cannot load the result.
+    as it does twice that. Raises RuntimeError where ncnn cannot load the result or answers otherwise than torch.
     """
     import pnnx
 
@@ -53,7 +53,7 @@ def convert(module: nn.Module, example_size: tuple[int, int], file: Path) -> Non
         names = [f"ncnnparam={file}", f"ncnnbin={file.with_suffix('.bin')}"]
         command = [pnnx.EXEC_PATH, "network.pt", *shapes, *names, "fp16=0"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    _load(file, "fp32")
+    _check(module, file, (2 * height, width))
 
 
 def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precision = "auto") -> Engine:
@@ -85,6 +85,14 @@ def compile_ncnn(file: Path, pixels: Pixels, threads: int = 1, precision: Precis
     return Engine(run, "cpu", kept)
 
 
+def _check(module: nn.Module, file: Path, size: tuple[int, int]) -> None:
+    """Of a size that the network was not converted for: a converter takes what depends on it for a constant."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    pairs = zip(eager(module, Pixels())(picture), compile_ncnn(file, Pixels(), precision="fp32")(picture), strict=True)
+    if not all(a.shape == b.shape and np.allclose(a, b, rtol=1e-2, atol=1e-2 * np.abs(a).max()) for a, b in pairs):
+        raise RuntimeError(f"ncnn answers otherwise than torch with {file}")
+
+
 def _extracted(extractor: Any, name: str) -> Array:
     failed, answer = extractor.extract(name)
     if failed:
@@ -92,7 +100,7 @@ def _extracted(extractor: Any, name: str) -> Array:
     return np.array(answer)
 
 
-def _load(file: Path, kept: str, threads: int = 1) -> Any:
+def _load(file: Path, kept: str, threads: int) -> Any:
     import ncnn
 
     network = ncnn.Net()

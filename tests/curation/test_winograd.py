@@ -69,6 +69,20 @@ def test_what_ncnn_lacks_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFixtur
     capfd.readouterr()  # ncnn's own words
 
 
+@needs_ncnn
+def test_what_ncnn_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = winograd._load
+
+    def heedless(file: Path, kept: str, threads: int) -> object:
+        text = file.read_text().splitlines()
+        file.write_text("\n".join(line.replace(" 4=1", " 4=0") for line in text) + "\n")  # no padding on the left
+        return right(file, kept, threads)
+
+    monkeypatch.setattr(winograd, "_load", heedless)
+    with pytest.raises(RuntimeError, match=r"ncnn answers otherwise than torch with .*two.param"):
+        winograd.convert(Two().eval(), (32, 48), tmp_path / "two.param")
+
+
 def test_a_package_that_is_missing_is_named_and_openvino_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
